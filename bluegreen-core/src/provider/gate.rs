@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::model::Color;
+use crate::provider::Finding;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -31,6 +32,15 @@ pub trait WriteGate: fmt::Debug + Send + Sync + 'static {
     /// Whether writes wait at all. Only [`NoGate`](crate::NoGate) answers false: clients then see errors in the pause.
     fn is_present(&self) -> bool {
         true
+    }
+
+    /// Looks for what would make the pause fail or last: instances out of reach, a configuration that cannot be
+    /// rewritten. Changes nothing.
+    ///
+    /// # Errors
+    /// Only when it could not look; an instance that cannot be reached is a blocking finding.
+    async fn preflight(&self) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
     }
 
     /// New units of work wait from now on; returns when the running ones have ended.
@@ -67,6 +77,9 @@ impl<T: WriteGate + ?Sized> WriteGate for Arc<T> {
     }
     fn is_present(&self) -> bool {
         (**self).is_present()
+    }
+    async fn preflight(&self) -> Result<Vec<Finding>> {
+        (**self).preflight().await
     }
     async fn hold(&self, within: Duration) -> Result<()> {
         (**self).hold(within).await
