@@ -337,6 +337,8 @@ pub struct DnsCapabilities {
     pub compare_and_swap: bool,
     /// Whether [`DnsProvider::poll`] tells when a change is on every server.
     pub change_status: bool,
+    /// Whether a client keeps the answer it got, so that asking again and again from one place tells nothing of weights.
+    pub sticky: bool,
 }
 
 impl DnsCapabilities {
@@ -362,6 +364,13 @@ impl DnsCapabilities {
     #[must_use]
     pub const fn with_change_status(mut self) -> Self {
         self.change_status = true;
+        self
+    }
+
+    /// A client keeps the answer it got.
+    #[must_use]
+    pub const fn with_sticky_clients(mut self) -> Self {
+        self.sticky = true;
         self
     }
 

@@ -1,0 +1,65 @@
+//! `Journal`: where entries become durable. Compare-and-append is the lock between two runners.
+
+use super::entry::{Entry, Signal};
+use crate::error::Result;
+use async_trait::async_trait;
+use std::fmt;
+use std::sync::Arc;
+
+/// An operator's request that came from outside the running process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Unique, so that it is heard once.
+    pub id: String,
+    /// What the operator says.
+    pub signal: Signal,
+}
+
+/// Keeps the entries of one migration.
+#[async_trait]
+pub trait Journal: fmt::Debug + Send + Sync + 'static {
+    /// All entries, in order.
+    ///
+    /// # Errors
+    /// `Corrupt` when an entry that was once whole is damaged; nothing is touched then. `Conflict` when another runner
+    /// holds the journal.
+    async fn load(&self) -> Result<Vec<Entry>>;
+
+    /// Appends an entry if its `seq` is the next one; returns when it is durable.
+    ///
+    /// # Errors
+    /// `Conflict` when `seq` is not next: another runner was here, and this one must stop without any effect. Any other
+    /// error means that the entry is **not** in the journal; an implementation that cannot say so answers `Corrupt`.
+    async fn append(&self, entry: &Entry) -> Result<()>;
+
+    /// What operators have asked for from other processes: all of it, also what was heard before (the engine knows by the
+    /// id). A journal without such a door answers none, and `None` for how often to look.
+    ///
+    /// # Errors
+    /// When it could not look.
+    async fn requests(&self) -> Result<Vec<Request>> {
+        Ok(vec![])
+    }
+
+    /// Whether [`requests`](Self::requests) may ever answer anything.
+    fn has_requests(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: Journal + ?Sized> Journal for Arc<T> {
+    async fn load(&self) -> Result<Vec<Entry>> {
+        (**self).load().await
+    }
+    async fn append(&self, entry: &Entry) -> Result<()> {
+        (**self).append(entry).await
+    }
+    async fn requests(&self) -> Result<Vec<Request>> {
+        (**self).requests().await
+    }
+    fn has_requests(&self) -> bool {
+        (**self).has_requests()
+    }
+}
