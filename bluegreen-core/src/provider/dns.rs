@@ -350,6 +350,7 @@ impl DnsCapabilities {
             min_ttl: 0,
             compare_and_swap: false,
             change_status: false,
+            sticky: false,
         }
     }
 
