@@ -1,1 +1,3 @@
-//! stub
+//! Fakes, a simulated world, conformance suites and throwaway real servers for testing migrations.
+
+pub mod servers;
