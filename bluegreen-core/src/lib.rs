@@ -9,7 +9,7 @@ pub mod provider;
 pub mod time;
 
 pub use error::{Error, Kind, Remedy, Result};
-pub use journal::{Body, Entry, Journal, Note, Outcome, PausePart, Request, Signal, StepName};
+pub use journal::{Body, Entry, FileJournal, Journal, Note, Outcome, PausePart, Request, Signal, StepName};
 pub use judge::{Evidence, Verdict};
 pub use model::{Color, Direction, Endpoint, Position, Share};
 pub use policy::{Action, Decision, Observation, TrafficPolicy};

@@ -1,0 +1,142 @@
+//! The durable form of an entry: one line, `<crc32c in hex> <json>`. Pure; what lives in the file system is in `file.rs`.
+
+use super::entry::{Entry, FORMAT};
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// What a journal's bytes say.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// The entries, in order.
+    pub(super) entries: Vec<Entry>,
+    /// How many bytes of the file they take.
+    pub(super) whole: u64,
+    /// The last entry is whole but its newline is missing (an editor does that).
+    pub(super) unended: bool,
+    /// The number of a last line that was never written to its end.
+    pub(super) torn: Option<usize>,
+}
+
+/// Reads a journal's bytes.
+///
+/// A last line without its newline, or with zero bytes in it (blocks that never reached the disk), is torn: nobody was
+/// ever told that it was durable. Any other line that does not match its checksum was whole once and is damaged.
+pub(super) fn scan(bytes: &[u8]) -> Result<Scan> {
+    let mut found = Scan::default();
+    let mut start = 0;
+    for number in 1.. {
+        let rest = &bytes[start..];
+        if rest.is_empty() {
+            break;
+        }
+        let newline = rest.iter().position(|b| *b == b'\n');
+        let line = &rest[..newline.unwrap_or(rest.len())];
+        let end = start + newline.map_or(line.len(), |at| at + 1);
+        match entry(line, number)? {
+            Some(entry) if entry.seq == found.entries.len() as u64 => found.entries.push(entry),
+            Some(entry) => {
+                let wanted = found.entries.len();
+                let message = format!("line {number} holds entry {} where entry {wanted} belongs", entry.seq);
+                return Err(damaged(message));
+            }
+            None if end == bytes.len() && (newline.is_none() || line.contains(&0)) => {
+                found.torn = Some(number);
+                break;
+            }
+            None => return Err(damaged(format!("line {number} does not match its checksum"))),
+        }
+        found.unended = newline.is_none();
+        found.whole = end as u64;
+        start = end;
+    }
+    Ok(found)
+}
+
+/// A value as its line, with the newline.
+pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+    let json = serde_json::to_string(value).map_err(|e| {
+        Error::new(
+            Kind::Unexpected,
+            "write the journal",
+            "an entry cannot be written as JSON",
+        )
+        .because(e)
+    })?;
+    Ok(format!("{:08x} {json}\n", crc32c(json.as_bytes())).into_bytes())
+}
+
+/// The JSON of a line that matches its checksum.
+pub(super) fn checked(line: &[u8]) -> Option<&[u8]> {
+    let (sum, json) = (line.get(..9)?, line.get(9..)?);
+    (sum == format!("{:08x} ", crc32c(json)).as_bytes()).then_some(json)
+}
+
+/// The value of a line without its newline; none when it is damaged or of another shape.
+pub(super) fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+    serde_json::from_slice(checked(line)?).ok()
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+fn entry(line: &[u8], number: usize) -> Result<Option<Entry>> {
+    let Some(json) = checked(line) else {
+        return Ok(None);
+    };
+    match serde_json::from_slice::<Version>(json) {
+        Ok(Version { v }) if v > FORMAT => {
+            let message = format!(
+                "line {number} is in format {v}, and this version reads formats up to {FORMAT}: \
+                 go on with the version of bluegreen that wrote it, or a newer one"
+            );
+            Err(Error::new(Kind::Unsupported, "read the journal", message))
+        }
+        _ => serde_json::from_slice(json).map(Some).map_err(|e| {
+            let message = format!("line {number} matches its checksum but is no entry this version knows: {e}");
+            Error::new(Kind::Unsupported, "read the journal", message).because(e)
+        }),
+    }
+}
+
+fn damaged(what: String) -> Error {
+    let message = format!("{what}: restore the journal from a copy; nothing was touched");
+    Error::new(Kind::Corrupt, "read the journal", message)
+}
+
+const TABLE: [u32; 256] = table();
+
+const fn table() -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let mut value = i as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            // Castagnoli's polynomial, reflected.
+            value = (value >> 1) ^ (0x82f6_3b78 * (value & 1));
+            bit += 1;
+        }
+        table[i] = value;
+        i += 1;
+    }
+    table
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum: u32, byte| {
+        TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_crc32c() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(b""), 0);
+    }
+}
