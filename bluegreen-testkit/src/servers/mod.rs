@@ -3,9 +3,11 @@
 
 mod files;
 pub mod postgres;
+pub mod powerdns;
 pub mod process;
 
 pub use postgres::{PgBinaries, PgCluster, PgClusterBuilder};
+pub use powerdns::{PowerDnsBinaries, PowerDnsServer};
 pub use process::{ServerProcess, ServerUser, free_port};
 
 /// The environment variable that turns a missing server from a visible skip into a failure: set to `1` in CI.
