@@ -2,10 +2,12 @@
 //! share (free ports, the user they run as, processes that never outlive us) is in [`process`].
 
 mod files;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod powerdns;
 pub mod process;
 
+pub use pgbouncer::{PgBouncerBuilder, PgBouncerServer};
 pub use postgres::{PgBinaries, PgCluster, PgClusterBuilder};
 pub use powerdns::{PowerDnsBinaries, PowerDnsServer};
 pub use process::{ServerProcess, ServerUser, free_port};
