@@ -1,3 +1,4 @@
 //! Fakes, a simulated world, conformance suites and throwaway real servers for testing migrations.
 
+pub mod dns;
 pub mod servers;
