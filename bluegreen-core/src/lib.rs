@@ -1,5 +1,6 @@
 //! Moves a live application (code, database, DNS) from a blue environment to a green one, and can go back.
 
+pub mod duration;
 pub mod error;
 pub mod journal;
 pub mod judge;
@@ -12,6 +13,6 @@ pub use error::{Error, Kind, Remedy, Result};
 pub use journal::{Body, Entry, FileJournal, Journal, Note, Outcome, PausePart, Request, Signal, StepName};
 pub use judge::{Evidence, Verdict};
 pub use model::{Color, Direction, Endpoint, Position, Share};
-pub use policy::{Action, Decision, Observation, TrafficPolicy};
+pub use policy::{Action, AtOnce, Decision, Linear, Observation, OnFail, Steps, TrafficPolicy};
 pub use provider::*;
 pub use time::{Clock, SystemClock, Timestamp};

@@ -53,7 +53,7 @@ impl Disk for RealFile {
 
     fn len_at_path(&self) -> io::Result<Option<u64>> {
         match std::fs::metadata(&self.path) {
-            Ok(there) => Ok(same_file(&self.file.metadata()?, &there).then(|| there.len())),
+            Ok(there) => Ok(same_file(&self.file.metadata()?, &there).then_some(there.len())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }

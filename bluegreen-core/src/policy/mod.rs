@@ -1,5 +1,15 @@
 //! `TrafficPolicy`: a pure function from what is known to what to do next about the share. Its table is its test.
 
+mod at_once;
+mod guards;
+mod linear;
+mod steps;
+
+pub use at_once::AtOnce;
+pub use guards::OnFail;
+pub use linear::Linear;
+pub use steps::Steps;
+
 use crate::judge::Verdict;
 use crate::model::{Color, Share};
 use crate::time::Timestamp;
@@ -29,7 +39,7 @@ pub struct Observation {
     pub failures: u32,
     /// Which side's database accepts writes.
     pub authority: Color,
-    /// The largest share an operator has approved, if any.
+    /// The largest share an operator has approved since the present one was asked for, if any.
     pub approved: Option<Share>,
     /// Earlier shares and when they were asked for, oldest first, the present one last.
     pub history: Vec<(Share, Timestamp)>,
