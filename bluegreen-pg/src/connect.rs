@@ -1,0 +1,238 @@
+//! Sessions: a server to connect to, and the connection with the settings that all our work needs.
+
+use crate::conninfo::Conninfo;
+use crate::error::{Doing, PROVIDER, PgError, describe, fault};
+use crate::ident::{application_name, copy_application_name, side};
+use crate::tls::{SslMode, client_config};
+use bluegreen_core::{Color, Error, Kind, Result};
+use std::ops::Deref;
+use std::time::Duration;
+use tokio::task::AbortHandle;
+use tokio_postgres::Client;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// When a connection that does not come up is given up, unless the string says `connect_timeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sent with every session. Timeouts of the role or the database must not cut our work; a mirror's read-only default
+/// must not stop us; names must print the same everywhere; a row policy must fail a copy and not thin it out.
+const SESSION_SETTINGS: &str = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
+     -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
+     -c row_security=off -c bytea_output=hex -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3";
+
+/// One side's server: how we reach it, and how the other server does.
+#[derive(Debug, Clone)]
+pub struct Server {
+    color: Color,
+    conninfo: Conninfo,
+    from_peer: Conninfo,
+}
+
+impl Server {
+    /// Reads the connection strings. `from_peer` is how the *other* server reaches this one; the same string if none.
+    /// `password` is for both, where they hold none of their own; without it the passfile is looked into.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names what is wrong.
+    pub fn new(color: Color, database: &str, from_peer: Option<&str>, password: Option<&str>) -> Result<Self> {
+        let read = |text: &str| -> Result<Conninfo> {
+            let mut conninfo = Conninfo::parse(text).map_err(|e| {
+                fault(
+                    e.kind(),
+                    format!("read the connection string of {}", side(color)),
+                    e.message(),
+                )
+            })?;
+            if let (None, Some(password)) = (conninfo.password(), password) {
+                conninfo.set_password(password);
+            }
+            conninfo.read_passfile()?;
+            SslMode::of(&conninfo)?;
+            Ok(conninfo)
+        };
+        let conninfo = read(database)?;
+        let mut from_peer = match from_peer {
+            Some(text) => read(text)?,
+            None => conninfo.clone(),
+        };
+        if let (None, Some(password)) = (from_peer.password(), conninfo.password()) {
+            from_peer.set_password(password);
+        }
+        Ok(Self {
+            color,
+            conninfo,
+            from_peer,
+        })
+    }
+
+    /// Which side it is.
+    #[must_use]
+    pub fn color(&self) -> Color {
+        self.color
+    }
+
+    /// How we reach it.
+    #[must_use]
+    pub fn conninfo(&self) -> &Conninfo {
+        &self.conninfo
+    }
+
+    /// How the other server reaches it.
+    #[must_use]
+    pub fn from_peer(&self) -> &Conninfo {
+        &self.from_peer
+    }
+
+    /// A session whose `application_name` is given.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses us; the message names the server and never the password.
+    pub async fn connect(&self, application: &str) -> Result<Session> {
+        let operation = || format!("connect to {} ({})", side(self.color), self.conninfo);
+        let config = self.config(application)?;
+        let mode = SslMode::of(&self.conninfo)?;
+        let tls = MakeRustlsConnect::new(client_config(&self.conninfo, mode).doing(operation())?);
+        let within = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        let (client, connection) = match tokio::time::timeout(within, config.connect(tls)).await {
+            Ok(Ok(pair)) => pair,
+            Ok(Err(e)) => {
+                let said = self.conninfo.redact(&describe(&e));
+                return Err::<Session, PgError>(e.into())
+                    .doing(operation())
+                    .map_err(|e| Error::new(e.kind(), operation(), said).provider(PROVIDER));
+            }
+            Err(_) => return Err(PgError::Elapsed(within)).doing(operation()),
+        };
+        let color = self.color;
+        let task = tokio::spawn(async move {
+            if let Err(e) = connection.await {
+                tracing::debug!(%color, error = %describe(&e), "a session ended");
+            }
+        });
+        Ok(Session {
+            client,
+            task: task.abort_handle(),
+        })
+    }
+
+    fn config(&self, application: &str) -> Result<tokio_postgres::Config> {
+        let from = &self.conninfo;
+        let mut config = tokio_postgres::Config::new();
+        config.user(from.user()).dbname(from.dbname());
+        config.application_name(application);
+        config.connect_timeout(CONNECT_TIMEOUT);
+        config.keepalives_idle(Duration::from_secs(10));
+        config.tcp_user_timeout(Duration::from_secs(30));
+        config.options(match from.get("options") {
+            Some(theirs) => format!("{theirs} {SESSION_SETTINGS}"),
+            None => SESSION_SETTINGS.to_owned(),
+        });
+        if let Some(password) = from.password() {
+            config.password(password);
+        }
+        for host in from
+            .get("host")
+            .unwrap_or_default()
+            .split(',')
+            .filter(|h| !h.is_empty())
+        {
+            config.host(host);
+        }
+        let not = |key: &str| {
+            fault(
+                Kind::InvalidInput,
+                format!("read the connection string of {}", side(self.color)),
+                format!("{key} is not what it may be"),
+            )
+        };
+        for address in from
+            .get("hostaddr")
+            .unwrap_or_default()
+            .split(',')
+            .filter(|h| !h.is_empty())
+        {
+            config.hostaddr(address.parse().map_err(|_| not("hostaddr"))?);
+        }
+        for port in from.get("port").unwrap_or("5432").split(',') {
+            config.port(if port.is_empty() {
+                5432
+            } else {
+                port.parse().map_err(|_| not("port"))?
+            });
+        }
+        if let Some(seconds) = from.get("connect_timeout") {
+            let seconds: u64 = seconds.parse().map_err(|_| not("connect_timeout"))?;
+            if seconds > 0 {
+                config.connect_timeout(Duration::from_secs(seconds));
+            }
+        }
+        match from.get("target_session_attrs") {
+            None | Some("any") => {}
+            Some("read-write" | "primary") => {
+                config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
+            }
+            Some(_) => return Err(not("target_session_attrs")),
+        }
+        config.ssl_mode(match SslMode::of(from)? {
+            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+        });
+        Ok(config)
+    }
+}
+
+/// A session. Dropping it closes its socket at once, whatever it was doing: the server rolls back and lets go of locks.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    task: AbortHandle,
+}
+
+impl Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What every part of a migration's replicator shares: its name and the two servers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The migration's name.
+    pub name: String,
+    /// Blue's server.
+    pub blue: Server,
+    /// Green's server.
+    pub green: Server,
+}
+
+impl Settings {
+    /// The server of `color`.
+    #[must_use]
+    pub fn server(&self, color: Color) -> &Server {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+
+    /// A session at `color`, known as ours by its application name.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub async fn connect(&self, color: Color) -> Result<Session> {
+        self.server(color).connect(&application_name(&self.name)).await
+    }
+
+    /// A session of the first copy: a new try may terminate those and no others.
+    pub(crate) async fn connect_copy(&self, color: Color) -> Result<Session> {
+        self.server(color).connect(&copy_application_name(&self.name)).await
+    }
+}
