@@ -1,1 +1,8 @@
-//! stub
+//! What of [`bluegreen_core`] needs HTTP: [`HttpProbe`], which asks an environment whether it is well.
+
+mod error;
+mod probe;
+mod tls;
+
+pub use error::ProbeError;
+pub use probe::HttpProbe;
