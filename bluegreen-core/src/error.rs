@@ -37,6 +37,8 @@ pub enum Kind {
     Corrupt,
     /// It can no longer be undone.
     PastNoReturn,
+    /// Only a human can say how to go on; the message says what is asked.
+    HumanNeeded,
     /// Anything else.
     Unexpected,
 }
@@ -156,6 +158,7 @@ impl Error {
             }
             Kind::Diverged => Remedy::Ask("the world is not what the journal says: compare them before you go on"),
             Kind::Corrupt => Remedy::Ask("stored data is damaged: restore it from a copy, nothing was touched"),
+            Kind::HumanNeeded => Remedy::Ask("mend it, then run it again"),
             Kind::PastNoReturn => Remedy::Ask("this can no longer be undone: go forward"),
             Kind::NotFound | Kind::Unsupported | Kind::InvalidInput | Kind::Unexpected => Remedy::GiveUp,
         }

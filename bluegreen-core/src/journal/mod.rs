@@ -5,6 +5,7 @@ pub mod entry;
 mod file;
 mod line;
 mod requests;
+pub mod state;
 pub mod store;
 
 pub use entry::{Body, Entry, Note, Outcome, PausePart, Signal, StepName};

@@ -1,5 +1,8 @@
 //! Judging: from samples of requests to a verdict with its evidence. No data is never a pass.
 
+mod standin;
+pub use standin::{Feed, Limits, Window};
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;

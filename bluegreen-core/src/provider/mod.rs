@@ -19,6 +19,8 @@ mod null;
 mod probe;
 mod replicator;
 
+pub(crate) use dns::ttl_seconds;
+
 pub use dns::{
     Answer, Applied, AuthorityAnswer, ChangePlan, ChangeStatus, DnsCapabilities, DnsProvider, Intent, Receipt, Record,
     RecordKind, RecordSet, Shape, Snapshot, Target, Weights,

@@ -1,0 +1,343 @@
+//! `cut_over`: makes green the writer, and in undoing it, blue again. One procedure for both, with one commit record.
+//!
+//! Before the record is durable every way out gives the writing back to the old writer; after it, every way leads on to
+//! the new one. Inside the pause there is one durable append and no other.
+
+use super::step::{Context, Progress, Step};
+use super::{mirror, traffic};
+use crate::error::{Error, Kind, Result};
+use crate::journal::state::Stage;
+use crate::journal::{Note, PausePart, StepName};
+use crate::model::{Color, Direction, Position, Share};
+use crate::plan::Parts;
+use crate::provider::MirrorStatus;
+use crate::spec::Spec;
+use crate::time::Timestamp;
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::{Either, join, select};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct CutOver;
+
+#[async_trait]
+impl Step for CutOver {
+    fn describe(&self, spec: &Spec, parts: &Parts) -> Vec<String> {
+        let mut lines = Vec::new();
+        if parts.database.is_some() {
+            lines.push(match &parts.gate {
+                Some(gate) => format!(
+                    "hold writes at {gate}, for {:?} at most; past it they go on at blue",
+                    spec.pause_budget
+                ),
+                None => format!(
+                    "without a gate: clients see errors, for {:?} at most",
+                    spec.pause_budget
+                ),
+            });
+            lines.push("fence blue, prove that green has everything, carry sequences, arm the way back".to_owned());
+        }
+        lines.push("commit: green is the writer".to_owned());
+        if let (Some(_), Some(record)) = (&parts.dns, &spec.record) {
+            lines.push(format!("all of {record} to green, until users see it"));
+        }
+        let endpoints = asked_after(spec, Color::Green);
+        if parts.probe && !endpoints.is_empty() {
+            let urls: Vec<&str> = endpoints.iter().map(|e| e.url.as_str()).collect();
+            lines.push(format!("verify: {}", urls.join(", ")));
+        }
+        lines
+    }
+
+    async fn advance(&self, cx: &Context<'_>) -> Result<Progress> {
+        switch(cx, Color::Green).await
+    }
+
+    async fn undo(&self, cx: &Context<'_>) -> Result<Progress> {
+        if cx.state.committed.is_some() {
+            return switch(cx, Color::Blue).await;
+        }
+        settle(cx).await?;
+        Ok(Progress::Done)
+    }
+
+    async fn watch(&self, cx: &Context<'_>) {
+        if cx.with.replicator.is_present() {
+            // Only for those who look on: what fails here is met again, and answered, by the step itself.
+            let _ = cx.mirror(Direction::from(cx.state.writer())).await;
+        }
+    }
+}
+
+/// Makes `to` the writer, from wherever the journal says it was left.
+async fn switch(cx: &Context<'_>, to: Color) -> Result<Progress> {
+    if cx.state.writer() != to {
+        return lead_up(cx, to).await;
+    }
+    if let Some(commit) = unfinished_commit(cx) {
+        return go_through(cx, to, commit).await;
+    }
+    // Going back ends with every mirror taken away: only the way forward needs one behind it.
+    if cx.with.replicator.is_present()
+        && to == Color::Green
+        && let Some(progress) = mirror::run(cx, Direction::from(to)).await?
+    {
+        return Ok(progress);
+    }
+    if cx.with.dns.is_present()
+        && let Some(progress) = traffic::drive_until_effective(cx, Share::all(to), "the writer has moved").await?
+    {
+        return Ok(progress);
+    }
+    let endpoints = asked_after(cx.spec, to);
+    match cx.well_in_a_row(&endpoints, None).await? {
+        None => {
+            cx.came("after");
+            Ok(Progress::Done)
+        }
+        Some(what) => Ok(cx.look_patiently("after", format!("{to} is the writer, but not well: {what}"))),
+    }
+}
+
+/// What users would ask, through the production name where we may.
+fn asked_after(spec: &Spec, to: Color) -> Vec<crate::model::Endpoint> {
+    let production = spec.production_endpoints(to);
+    if production.is_empty() {
+        spec.endpoints(to)
+    } else {
+        production
+    }
+}
+
+/// All that is slow, while writes still flow; then the pause.
+async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
+    if !cx.with.replicator.is_present() {
+        return Ok(Progress::Note(Note::Commit {
+            to,
+            position: None,
+            parts: vec![],
+        }));
+    }
+    if !cx.live.lock().settled {
+        settle(cx).await?;
+    }
+    let given_up: Vec<(Timestamp, &str)> = cx
+        .own()
+        .notes
+        .iter()
+        .filter_map(|(at, n)| {
+            if let Note::PauseGivenUp { why, .. } = n {
+                Some((*at, why.as_str()))
+            } else {
+                None
+            }
+        })
+        .collect();
+    if let Some((at, why)) = given_up.last() {
+        if given_up.len() >= cx.spec.cut_over_attempts as usize {
+            return Ok(Progress::GiveUp(format!(
+                "the cut-over was tried {} times; last: {why}",
+                given_up.len()
+            )));
+        }
+        let until = *at + cx.spec.cut_over_retry;
+        if until > cx.now() {
+            return Ok(Progress::Look {
+                after: until.since(cx.now()),
+                what: format!("the cut-over is tried again: {why}"),
+            });
+        }
+    }
+    if let Some(ill) = cx.probe(to).await? {
+        return Ok(cx.look_patiently(
+            "before",
+            format!("{to} must be well before it becomes the writer: {ill}"),
+        ));
+    }
+    match cx.mirror(Direction::to(to)).await? {
+        MirrorStatus::Streaming(lag) if lag.bytes <= cx.spec.max_lag_bytes => cx.came("before"),
+        status => return Ok(cx.look_patiently("before", format!("{to} must follow closely first: {status:?}"))),
+    }
+    cx.with.replicator.arm(to).await?;
+    pause(cx, to).await
+}
+
+/// The pause, up to the commit record. Whatever happens in it, writes go on.
+async fn pause(cx: &Context<'_>, to: Color) -> Result<Progress> {
+    let mut watch = Stopwatch::start(cx);
+    let attempt = AssertUnwindSafe(stop_and_prove(cx, to, &mut watch))
+        .catch_unwind()
+        .await;
+    let why = match attempt {
+        Ok(Ok(position)) => {
+            return Ok(Progress::Note(Note::Commit {
+                to,
+                position: Some(position),
+                parts: watch.parts,
+            }));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a provider panicked".to_owned(),
+    };
+    abandon(cx, to.other()).await?;
+    let held = cx.now().since(watch.started);
+    tracing::warn!(migration = %cx.spec.name, ?held, "the cut-over was given up, writes go on at {}: {why}", to.other());
+    Ok(Progress::Note(Note::PauseGivenUp { held, why }))
+}
+
+async fn stop_and_prove(cx: &Context<'_>, to: Color, watch: &mut Stopwatch<'_, '_>) -> Result<Position> {
+    let (replicator, from) = (&cx.with.replicator, to.other());
+    let deadline = watch.started + cx.spec.pause_budget;
+    let left = || deadline.since(cx.now());
+    within(cx, deadline, "hold the gate", cx.with.gate.hold(left())).await?;
+    watch.lap("gate held");
+    let position = within(cx, deadline, "fence", replicator.fence(from, left())).await?;
+    watch.lap("fenced");
+    within(cx, deadline, "prove that everything has arrived", async {
+        for poll in 0_u32.. {
+            if replicator.caught_up(&position).await? {
+                break;
+            }
+            // Each poll is a round trip of its own; only a proof that takes long is asked for more slowly.
+            if poll >= 20 {
+                cx.with.clock.sleep_until(cx.now() + Duration::from_millis(1)).await;
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    watch.lap("proven");
+    within(cx, deadline, "hand over", replicator.hand_over(to)).await?;
+    watch.lap("handed over");
+    Ok(position)
+}
+
+/// The commit record whose consequences are not all there yet, and when it became durable.
+fn unfinished_commit<'a>(cx: &'a Context<'_>) -> Option<(Timestamp, &'a [PausePart])> {
+    for (at, note) in cx.own().notes.iter().rev() {
+        match note {
+            Note::Pause { .. } => return None,
+            Note::Commit { parts, .. } if cx.with.replicator.is_present() => return Some((*at, parts)),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// After the commit record: the new writer is opened, the gate pointed at it and released.
+async fn go_through(cx: &Context<'_>, to: Color, commit: (Timestamp, &[PausePart])) -> Result<Progress> {
+    let (committed, before) = commit;
+    let mut watch = Stopwatch {
+        cx,
+        started: committed,
+        last: committed,
+        parts: before.to_vec(),
+    };
+    watch.lap("commit record");
+    let deadline = cx.now() + cx.spec.pause_budget;
+    let both = async {
+        let (opened, pointed) = join(cx.with.replicator.promote(to), cx.with.gate.point_at(to)).await;
+        opened.and(pointed)
+    };
+    within(cx, deadline, "open the new writer", both).await?;
+    watch.lap("opened and pointed");
+    within(cx, deadline, "release the gate", cx.with.gate.release()).await?;
+    watch.lap("gate released");
+    let length = watch.parts.iter().map(|p| p.took).sum();
+    Ok(Progress::Note(Note::Pause {
+        to,
+        length,
+        parts: watch.parts,
+    }))
+}
+
+/// Gives the writing back to `color` and lets everything through, before a commit record is durable.
+pub(crate) async fn abandon(cx: &Context<'_>, color: Color) -> Result<()> {
+    cx.live.lock().settled = false;
+    let budget = cx.now() + cx.spec.pause_budget;
+    let unfenced = within(cx, budget, "unfence", cx.with.replicator.unfence(color)).await;
+    let budget = cx.now() + cx.spec.pause_budget;
+    // Released whatever became of the fence: clients that wait for ever are worse off than clients that see an error.
+    let released = within(cx, budget, "release the gate", cx.with.gate.release()).await;
+    unfenced.and(released)?;
+    cx.live.lock().settled = true;
+    Ok(())
+}
+
+/// Puts right what an earlier process may have left in the middle of a pause: the writer of the journal writes, and
+/// nothing waits. A commit whose consequences are not all there is left to the step itself.
+pub(crate) async fn settle(cx: &Context<'_>) -> Result<()> {
+    let own = cx.state.step(StepName::CutOver);
+    let touched = own.stage == Stage::Started || cx.state.unwinding.is_some() && own.stage == Stage::Finished;
+    if unfinished_commit(cx).is_some() {
+        return Ok(());
+    }
+    let writer = cx.state.writer();
+    if touched && cx.with.replicator.is_present() {
+        cx.with.replicator.unfence(writer).await?;
+    }
+    if cx.with.gate.is_present() {
+        let state = cx.with.gate.state().await?;
+        if state.at != writer {
+            cx.with.gate.point_at(writer).await?;
+        }
+        if state.held {
+            cx.with.gate.release().await?;
+        }
+    }
+    cx.live.lock().settled = true;
+    Ok(())
+}
+
+/// A call that must not outlive the pause's budget.
+async fn within<T>(
+    cx: &Context<'_>,
+    deadline: Timestamp,
+    what: &str,
+    call: impl Future<Output = Result<T>> + Send,
+) -> Result<T> {
+    match select(std::pin::pin!(call), cx.with.clock.sleep_until(deadline)).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => Err(Error::new(
+            Kind::Timeout,
+            what,
+            format!(
+                "the pause budget of {:?} ran out; find what is slow, or raise pause_budget",
+                cx.spec.pause_budget
+            ),
+        )),
+    }
+}
+
+/// Where each millisecond of the pause went.
+#[derive(Debug)]
+struct Stopwatch<'a, 'b> {
+    cx: &'a Context<'b>,
+    started: Timestamp,
+    last: Timestamp,
+    parts: Vec<PausePart>,
+}
+
+impl<'a, 'b> Stopwatch<'a, 'b> {
+    fn start(cx: &'a Context<'b>) -> Self {
+        let now = cx.now();
+        Self {
+            cx,
+            started: now,
+            last: now,
+            parts: Vec::with_capacity(8),
+        }
+    }
+
+    fn lap(&mut self, name: &str) {
+        let now = self.cx.now();
+        self.parts.push(PausePart {
+            name: name.into(),
+            took: now.since(self.last),
+        });
+        self.last = now;
+    }
+}
