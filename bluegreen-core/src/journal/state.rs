@@ -37,6 +37,8 @@ pub struct StepState {
     pub attempts: u32,
     /// When it may be tried again.
     pub retry_at: Option<Timestamp>,
+    /// Pauses given up since the last commit or the last time a human said to go on.
+    pub given_up: u32,
 }
 
 /// What all entries up to now mean.
@@ -154,6 +156,7 @@ const NOTHING: &StepState = &StepState {
     waiting: None,
     attempts: 0,
     retry_at: None,
+    given_up: 0,
 };
 
 impl State {
@@ -210,6 +213,7 @@ impl State {
             Body::Noted { step, note } => {
                 if let Note::Commit { to, .. } = note {
                     self.committed = Some(*to);
+                    self.steps.entry(*step).or_default().given_up = 0;
                 }
                 // An approval is for one share.
                 if matches!(note, Note::Asking { .. }) {
@@ -280,6 +284,7 @@ impl State {
                 for s in self.steps.values_mut() {
                     s.attempts = 0;
                     s.retry_at = None;
+                    s.given_up = 0;
                 }
             }
             Signal::Approve => self.approved = true,

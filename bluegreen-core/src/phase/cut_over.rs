@@ -124,26 +124,18 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
     if !cx.live.lock().settled {
         settle(cx).await?;
     }
-    let given_up: Vec<(Timestamp, &str)> = cx
-        .own()
-        .notes
-        .iter()
-        .filter_map(|(at, n)| {
-            if let Note::PauseGivenUp { why, .. } = n {
-                Some((*at, why.as_str()))
-            } else {
-                None
-            }
-        })
-        .collect();
-    if let Some((at, why)) = given_up.last() {
-        if given_up.len() >= cx.spec.cut_over_attempts as usize {
+    let given_up = cx.own().given_up;
+    let last = cx.own().notes.iter().rev().find_map(|(at, n)| match n {
+        Note::PauseGivenUp { why, .. } if given_up > 0 => Some((*at, why.as_str())),
+        _ => None,
+    });
+    if let Some((at, why)) = last {
+        if given_up >= cx.spec.cut_over_attempts {
             return Ok(Progress::GiveUp(format!(
-                "the cut-over was tried {} times; last: {why}",
-                given_up.len()
+                "the cut-over was tried {given_up} times; last: {why}"
             )));
         }
-        let until = *at + cx.spec.cut_over_retry;
+        let until = at + cx.spec.cut_over_retry;
         if until > cx.now() {
             return Ok(Progress::Look {
                 after: until.since(cx.now()),
