@@ -22,7 +22,7 @@ pub use builder::{MigrationBuilder, Unset};
 pub use error::{Error, Kind, Remedy, Result};
 pub use event::Event;
 pub use journal::{Body, Entry, FileJournal, Journal, Note, Outcome, PausePart, Request, Signal, StepName};
-pub use judge::{Evidence, Feed, Limits, Verdict};
+pub use judge::{Evidence, Feed, Limits, Verdict, Window};
 pub use migration::{Handle, Migration, Tick};
 pub use model::{Color, Direction, Endpoint, Position, Share};
 pub use plan::{Plan, PlannedStep};

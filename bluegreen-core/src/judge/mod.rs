@@ -1,7 +1,13 @@
 //! Judging: from samples of requests to a verdict with its evidence. No data is never a pass.
 
-mod standin;
-pub use standin::{Feed, Limits, Window};
+mod feed;
+mod histogram;
+mod limits;
+mod window;
+
+pub use feed::Feed;
+pub use limits::Limits;
+pub use window::Window;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -248,8 +248,8 @@ impl Context<'_> {
         let mut live = self.live.lock();
         if let Some(feed) = &self.with.feed {
             let now = self.now();
-            for (color, ok, latency) in feed.drain() {
-                live.window(color).record(now, ok, latency);
+            for (color, at, ok, latency) in feed.drain(now) {
+                live.window(color).record(at, ok, latency);
             }
         }
         live.window(color).evidence(since)
