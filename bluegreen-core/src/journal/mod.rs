@@ -6,6 +6,8 @@ mod file;
 mod line;
 mod requests;
 pub mod state;
+#[cfg(test)]
+mod state_tests;
 pub mod store;
 
 pub use entry::{Body, Entry, Note, Outcome, PausePart, Signal, StepName};
