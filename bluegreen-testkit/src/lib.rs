@@ -1,5 +1,11 @@
 //! Fakes, a simulated world, conformance suites and throwaway real servers for testing migrations.
 
 pub mod app;
+pub mod clock;
 pub mod dns;
+pub mod fake;
+pub mod fault;
 pub mod servers;
+
+pub use clock::VirtualClock;
+pub use fault::{Fault, Faults, Faulty, Rates};

@@ -1,0 +1,101 @@
+//! `MemoryJournal`: entries in memory, with the compare-and-append that every journal owes.
+
+use async_trait::async_trait;
+use bluegreen_core::{Entry, Error, Journal, Kind, Request, Result, Signal};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A journal in memory. Clones are the same one, so it outlives the "process" that wrote it.
+///
+/// Entries pass through their stored form (JSON), so what could not be read back fails here as it would on a disk.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryJournal(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    lines: Vec<String>,
+    requests: Vec<Request>,
+}
+
+impl MemoryJournal {
+    /// An empty journal.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many entries it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().lines.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All entries, for those who need not wait for an answer.
+    ///
+    /// # Errors
+    /// `Corrupt` when one cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let inner = self.lock();
+        let parsed = inner.lines.iter().enumerate().map(|(seq, line)| {
+            serde_json::from_str(line).map_err(|e| {
+                let message = format!("entry {seq} is damaged: {e}");
+                Error::new(Kind::Corrupt, "load the journal", message).provider("memory journal")
+            })
+        });
+        parsed.collect()
+    }
+
+    /// Damages an entry, as a bad disk would.
+    pub fn damage(&self, seq: usize) {
+        if let Some(line) = self.lock().lines.get_mut(seq) {
+            line.truncate(line.len() / 2);
+        }
+    }
+
+    /// Asks something of the runner, as an operator in another process would.
+    pub fn request(&self, id: impl Into<String>, signal: Signal) {
+        let id = id.into();
+        self.lock().requests.push(Request { id, signal });
+    }
+}
+
+#[async_trait]
+impl Journal for MemoryJournal {
+    async fn load(&self) -> Result<Vec<Entry>> {
+        self.entries()
+    }
+
+    async fn append(&self, entry: &Entry) -> Result<()> {
+        const APPEND: &str = "append to the journal";
+        let line = serde_json::to_string(entry)
+            .map_err(|e| Error::new(Kind::Corrupt, APPEND, e.to_string()).provider("memory journal"))?;
+        let mut inner = self.lock();
+        let next = inner.lines.len() as u64;
+        if entry.seq != next {
+            let message = format!(
+                "entry {} is not the next one ({next}): another runner was here",
+                entry.seq
+            );
+            return Err(Error::new(Kind::Conflict, APPEND, message).provider("memory journal"));
+        }
+        inner.lines.push(line);
+        Ok(())
+    }
+
+    async fn requests(&self) -> Result<Vec<Request>> {
+        Ok(self.lock().requests.clone())
+    }
+
+    fn has_requests(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,72 @@
+//! `ScriptedPolicy`: says what it was told, in order, and climbs its shares by itself when it was told nothing.
+
+use bluegreen_core::{Action, Decision, Observation, Share, TrafficPolicy};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A policy with a script. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ScriptedPolicy {
+    shares: Vec<Share>,
+    script: Arc<Mutex<Script>>,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    next: VecDeque<Action>,
+    seen: Vec<Observation>,
+}
+
+impl ScriptedPolicy {
+    /// Climbs these shares, each as soon as the one before is effective, and is complete when the last one is.
+    #[must_use]
+    pub fn new(shares: impl IntoIterator<Item = Share>) -> Self {
+        Self {
+            shares: shares.into_iter().collect(),
+            script: Arc::default(),
+        }
+    }
+
+    /// At its next decisions it says these, one each.
+    #[must_use]
+    pub fn then(self, actions: impl IntoIterator<Item = Action>) -> Self {
+        self.lock().next.extend(actions);
+        self
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything it was shown so far.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Observation> {
+        self.lock().seen.clone()
+    }
+}
+
+impl TrafficPolicy for ScriptedPolicy {
+    fn describe(&self) -> String {
+        let shares: Vec<String> = self.shares.iter().map(ToString::to_string).collect();
+        format!("scripted: {}", shares.join(", "))
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        self.shares.clone()
+    }
+
+    fn decide(&self, seen: &Observation) -> Decision {
+        let mut script = self.lock();
+        script.seen.push(seen.clone());
+        if let Some(action) = script.next.pop_front() {
+            return Decision::new(action, "the script says so");
+        }
+        match self.shares.iter().find(|share| **share > seen.share) {
+            None if seen.effective_since.is_some() => Decision::new(Action::Complete, "the last share is effective"),
+            Some(next) if seen.effective_since.is_some() || seen.share == Share::ZERO => {
+                Decision::new(Action::Advance(*next), "the share before it is effective")
+            }
+            _ => Decision::new(Action::Stay(None), "the share is not effective yet"),
+        }
+    }
+}
