@@ -5,6 +5,7 @@
 
 use super::step::{Context, Progress, Step};
 use super::{mirror, traffic};
+use crate::duration::format_duration;
 use crate::error::{Error, Kind, Result};
 use crate::journal::state::Stage;
 use crate::journal::{Note, PausePart, StepName};
@@ -30,12 +31,12 @@ impl Step for CutOver {
         if parts.database.is_some() {
             lines.push(match &parts.gate {
                 Some(gate) => format!(
-                    "hold writes at {gate}, for {:?} at most; past it they go on at blue",
-                    spec.pause_budget
+                    "hold writes at {gate}, for {} at most; past it they go on at blue",
+                    format_duration(spec.pause_budget)
                 ),
                 None => format!(
-                    "without a gate: clients see errors, for {:?} at most",
-                    spec.pause_budget
+                    "without a gate: clients see errors, for {} at most",
+                    format_duration(spec.pause_budget)
                 ),
             });
             lines.push("fence blue, prove that green has everything, carry sequences, arm the way back".to_owned());
@@ -151,7 +152,7 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
     }
     match cx.mirror(Direction::to(to)).await? {
         MirrorStatus::Streaming(lag) if lag.bytes <= cx.spec.max_lag_bytes => cx.came("before"),
-        status => return Ok(cx.look_patiently("before", format!("{to} must follow closely first: {status:?}"))),
+        status => return Ok(cx.look_patiently("before", format!("{to} must follow closely first: {status}"))),
     }
     cx.with.replicator.arm(to).await?;
     pause(cx, to).await
@@ -297,8 +298,8 @@ async fn within<T>(
             Kind::Timeout,
             what,
             format!(
-                "the pause budget of {:?} ran out; find what is slow, or raise pause_budget",
-                cx.spec.pause_budget
+                "the pause budget of {} ran out; find what is slow, or raise pause_budget",
+                format_duration(cx.spec.pause_budget)
             ),
         )),
     }

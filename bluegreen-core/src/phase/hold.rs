@@ -1,6 +1,7 @@
 //! `hold`: blue stays read-only and mirrored back, as a way back of one call.
 
 use super::step::{Context, Progress, Step};
+use crate::duration::format_duration;
 use crate::error::Result;
 use crate::event::Event;
 use crate::journal::Note;
@@ -21,7 +22,10 @@ impl Step for Hold {
         } else {
             "blue stays"
         };
-        vec![format!("{blue}; going back is one call for {:?}", spec.hold)]
+        vec![format!(
+            "{blue}; going back is one call for {}",
+            format_duration(spec.hold)
+        )]
     }
 
     async fn advance(&self, cx: &Context<'_>) -> Result<Progress> {
@@ -51,7 +55,7 @@ impl Step for Hold {
         }
         let what = match cx.mirror(Direction::GreenToBlue).await {
             Ok(MirrorStatus::Streaming(_)) => return,
-            Ok(other) => format!("the way back does not stream: {other:?}"),
+            Ok(other) => format!("the way back does not stream: {other}"),
             Err(e) => format!("the way back is not sure: {e}"),
         };
         tracing::warn!(migration = %cx.spec.name, "{what}");

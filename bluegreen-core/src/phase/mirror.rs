@@ -59,7 +59,7 @@ pub(super) async fn run(cx: &Context<'_>, direction: Direction) -> Result<Option
         other => {
             // It may need to be asked again (the other direction's worker had to go first).
             cx.live.lock().started.retain(|d| *d != direction);
-            Some(cx.look_patiently("mirror", format!("the mirror {direction} is {other:?}")))
+            Some(cx.look_patiently("mirror", format!("the mirror {direction} is {other}")))
         }
     })
 }

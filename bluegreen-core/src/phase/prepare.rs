@@ -2,6 +2,7 @@
 
 use super::step::{Context, Progress, Step};
 use super::traffic::{self, Driven};
+use crate::duration::format_duration;
 use crate::error::{Error, Result};
 use crate::journal::Note;
 use crate::model::{Color, Share};
@@ -19,8 +20,8 @@ impl Step for Prepare {
         let mut lines = vec!["check everything; stop before anything changes if something is in the way".to_owned()];
         if let (Some(record), Some(dns)) = (&spec.record, &parts.dns) {
             lines.push(format!(
-                "adopt {record} at {dns} as weighted, 100 % blue, and lower its TTL to {:?}",
-                spec.ttl
+                "adopt {record} at {dns} as weighted, 100 % blue, and lower its TTL to {}",
+                format_duration(spec.ttl)
             ));
         }
         lines
@@ -134,7 +135,7 @@ pub(crate) async fn examine(cx: &Context<'_>) -> Result<Vec<Finding>> {
                     [] => Err("none was found".into()),
                     answers => answers.iter().try_for_each(|a| match &a.answer {
                         crate::provider::Answer::Serving { .. } => Ok(()),
-                        other => Err(format!("{} answers {other:?}", a.server)),
+                        other => Err(format!("{} answers {other}", a.server)),
                     }),
                 })
             {

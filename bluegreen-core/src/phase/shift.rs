@@ -64,7 +64,7 @@ impl Step for Shift {
         cx.events.send(|| Event::Judged {
             share,
             verdict: seen.verdict.to_string(),
-            decision: format!("{:?}: {}", decision.action, decision.reason),
+            decision: format!("{}: {}", decision.action, decision.reason),
         });
         follow(cx, &seen, decision)
     }

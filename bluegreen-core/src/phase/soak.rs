@@ -1,6 +1,7 @@
 //! `soak`: the user's own suites against green, and watching it for a while without users.
 
 use super::step::{Context, Progress, Step};
+use crate::duration::format_duration;
 use crate::error::Result;
 use crate::journal::Note;
 use crate::judge::Verdict;
@@ -18,8 +19,9 @@ impl Step for Soak {
         let mut lines: Vec<String> = parts.verify.iter().map(|name| format!("verify: {name}")).collect();
         if !spec.soak.is_zero() {
             lines.push(format!(
-                "watch green without users for {:?}; go on if {}",
-                spec.soak, spec.limits
+                "watch green without users for {}; go on if {}",
+                format_duration(spec.soak),
+                spec.limits
             ));
         }
         lines

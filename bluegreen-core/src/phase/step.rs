@@ -1,5 +1,6 @@
 //! The private trait of a step, what it answers, and what it is given.
 
+use crate::duration::format_duration;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Events};
 use crate::journal::state::{State, StepState};
@@ -157,7 +158,7 @@ impl Context<'_> {
         let since = *self.live.lock().patience.entry(key).or_insert(now);
         if now.since(since) > self.spec.patience {
             self.came(key);
-            return Progress::GiveUp(format!("{what}: no change in {:?}", self.spec.patience));
+            return Progress::GiveUp(format!("{what}: no change in {}", format_duration(self.spec.patience)));
         }
         self.look(what)
     }

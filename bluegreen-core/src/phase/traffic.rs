@@ -155,7 +155,7 @@ async fn change(cx: &Context<'_>, snapshot: &Snapshot, intent: &Intent) -> Resul
                 }
                 if !now.is(intent, plan.share) {
                     let message = format!(
-                        "{} was changed by somebody else while we changed it: it is {:?} now. Find out who, then go on",
+                        "{} was changed by somebody else while we changed it: it is {} now. Find out who, then go on",
                         snapshot.record, now.shape
                     );
                     return Err(Error::new(Kind::Conflict, "change the record", message).provider(dns.name()));

@@ -83,6 +83,19 @@ pub enum Action {
     Complete,
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stay(_) => f.write_str("stay"),
+            Self::Advance(to) => write!(f, "advance to {to}"),
+            Self::Hold => f.write_str("hold"),
+            Self::Retreat(to) => write!(f, "retreat to {to}"),
+            Self::Abort => f.write_str("abort"),
+            Self::Complete => f.write_str("complete"),
+        }
+    }
+}
+
 /// An action, and the reason that lands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {

@@ -153,6 +153,17 @@ pub enum Shape {
     Foreign(String),
 }
 
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("absent"),
+            Self::Simple => f.write_str("plain"),
+            Self::Weighted { share } => write!(f, "weighted, {share} to green"),
+            Self::Foreign(what) => f.write_str(what),
+        }
+    }
+}
+
 /// What the provider has at a name now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -284,6 +295,18 @@ pub enum Answer {
     Wrong(String),
     /// No answer, or none that could be read.
     Silent(String),
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serving { seen, samples, ttl, .. } => {
+                write!(f, "serves {seen:?} in {samples} answers, TTL {ttl}")
+            }
+            Self::Wrong(what) => f.write_str(what),
+            Self::Silent(what) => write!(f, "nothing: {what}"),
+        }
+    }
 }
 
 /// Which weights a provider has.

@@ -98,6 +98,19 @@ pub enum MirrorStatus {
     Failed(String),
 }
 
+impl fmt::Display for MirrorStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("absent"),
+            Self::Preparing(what) => write!(f, "being set up: {what}"),
+            Self::Copying { rows, stage, .. } => write!(f, "copying ({stage}): {} of {} rows", rows.done, rows.total),
+            Self::Armed => f.write_str("ready, but not running"),
+            Self::Streaming(lag) => write!(f, "streaming, {} bytes behind", lag.bytes),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
 /// Moves a database. See the [module](self) for what every provider owes.
 ///
 /// # The protocol of a cut-over to `to`
