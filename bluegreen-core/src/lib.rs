@@ -28,6 +28,7 @@ pub use model::{Color, Direction, Endpoint, Position, Share};
 pub use plan::{Plan, PlannedStep};
 pub use policy::{Action, AtOnce, Decision, Linear, Observation, OnFail, Steps, TrafficPolicy};
 pub use provider::*;
+pub use report::Report;
 pub use spec::{Environment, Spec, WritePath};
 pub use status::Status;
 pub use time::{Clock, SystemClock, Timestamp};

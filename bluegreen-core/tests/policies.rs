@@ -112,7 +112,7 @@ fn what_they_say() {
             passing(10, 20),
             Advance(percent(50)),
         ),
-        ("asks", steps().approve_before(50), passing(10, 20), Hold),
+        ("asks", steps().approve_before(50), passing(10, 20), Stay(None)),
         (
             "does not ask below",
             steps().approve_before(60),
@@ -129,7 +129,7 @@ fn what_they_say() {
             "was allowed less",
             steps().approve_before(50),
             approved(10, passing(10, 20)),
-            Hold,
+            Stay(None),
         ),
         ("retreats to zero", steps(), failing(50, 1), Retreat(Share::ZERO)),
         (
@@ -421,7 +421,9 @@ proptest! {
                         s.verdict = Verdict::Pass(evidence(1000));
                     });
                 }
-                Action::Hold => seen.approved = policy.shares().into_iter().find(|s| *s > seen.share),
+                Action::Stay(None) if decision.reason.contains("approval") => {
+                    seen.approved = policy.shares().into_iter().find(|s| *s > seen.share);
+                }
                 Action::Complete => break,
                 other => prop_assert!(false, "{other:?}: {}", decision.reason),
             }

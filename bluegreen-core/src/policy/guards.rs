@@ -190,10 +190,10 @@ impl Guards {
                 "all users are on green, and it was watched long enough",
             );
         };
-        if let Some(why) = self.must_ask(shares, seen, next)
-            && seen.approved < Some(next)
+        if seen.approved < Some(next)
+            && let Some(ask) = self.must_ask(shares, seen, next)
         {
-            return Decision::new(Action::Hold, why);
+            return ask;
         }
         let why = match seen.share {
             Share::ZERO => "nobody is on green yet, and nothing speaks against it".into(),
@@ -202,8 +202,9 @@ impl Guards {
         Decision::new(Action::Advance(next), why)
     }
 
-    /// Why a human must approve the next share, if one must.
-    fn must_ask(&self, shares: &[Share], seen: &Observation, next: Share) -> Option<String> {
+    /// What is done instead of moving on to a share that a human must approve. What failed stops; what was announced is
+    /// waited for, and judged meanwhile.
+    fn must_ask(&self, shares: &[Share], seen: &Observation, next: Share) -> Option<Decision> {
         let given_up = |share| {
             seen.history
                 .windows(2)
@@ -211,17 +212,18 @@ impl Guards {
                 .count()
         };
         if seen.share == Share::ZERO && shares.iter().any(|s| given_up(*s) > 0) {
-            return Some("all users went back to blue: approve to begin again".into());
+            let why = "all users went back to blue: approve to begin again";
+            return Some(Decision::new(Action::Hold, why));
         }
         if given_up(next) >= TRIES {
-            return Some(format!(
+            let why = format!(
                 "{next} was tried {} times and given up: approve to try it again",
                 given_up(next)
-            ));
+            );
+            return Some(Decision::new(Action::Hold, why));
         }
-        self.approve_before
-            .filter(|from| next >= *from)
-            .map(|_| format!("{next} needs an approval"))
+        let from = self.approve_before?;
+        (next >= from).then(|| Decision::new(Action::Stay(None), format!("waits for an approval of {next}")))
     }
 
     fn fail(&self, shares: &[Share], seen: &Observation, why: &str) -> Decision {
@@ -289,7 +291,7 @@ macro_rules! guarded {
                 self
             }
 
-            /// Asks an operator before it moves to this share (in per cent) or any larger one.
+            /// Waits for an operator's approval before it moves to this share (in per cent), and before each larger one.
             #[must_use]
             pub fn approve_before(mut self, percent: impl Into<f64>) -> Self {
                 self.guards.approve_before = self.guards.read_share("approve_before", percent.into());
