@@ -1,1 +1,3 @@
-//! Shared by the examples.
+//! What the examples share: the tool's inside, so that it can be tested without starting it.
+
+pub mod tool;

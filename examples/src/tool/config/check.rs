@@ -1,0 +1,351 @@
+//! From the file's keys to a [`Config`]: everything that can be found wrong without contacting anybody, with its place.
+
+use super::raw::{self, GateKind};
+use super::secret::{Secret, Sources};
+use super::traffic::{dns, policy, target};
+use super::{Config, Database, Databases, Environment, Gate, Probe};
+use bluegreen_core::spec::Environment as Place;
+use bluegreen_core::{Spec, WritePath};
+use bluegreen_pg::conninfo::Conninfo;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::Spanned;
+
+/// A key that may be absent, with its place.
+pub(super) type Key<T> = Option<Spanned<T>>;
+
+/// What is wrong, and where.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) at: Option<Range<usize>>,
+    pub(super) what: String,
+}
+
+impl Fault {
+    pub(super) fn at(at: Range<usize>, what: impl Into<String>) -> Self {
+        Self {
+            at: Some(at),
+            what: what.into(),
+        }
+    }
+}
+
+/// Whoever reads the file gets its folder and the environment for the secrets.
+pub(super) struct Reader<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) environment: Environment<'a>,
+}
+
+pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'_>) -> Result<Config, Fault> {
+    let reader = Reader {
+        folder: &folder,
+        environment,
+    };
+    let whole = file.migration.span();
+    let migration = file.migration.into_inner();
+    let (blue, blue_database) = side("blue", file.blue, &reader)?;
+    let (green, green_database) = side("green", file.green, &reader)?;
+    let mut spec = Spec::new(migration.name.get_ref().clone(), blue.place, green.place);
+    let probe = probe(file.probe, &reader, &mut spec)?;
+    let dns = match file.dns {
+        Some(table) => dns(table, &reader, &mut spec)?,
+        None => None,
+    };
+    let databases = match (blue_database, green_database) {
+        (Some(blue), Some(green)) => Some(Databases { blue, green }),
+        (None, None) => None,
+        (Some(_), None) => return Err(one_sided(green.at.unwrap_or(whole), "green", "blue")),
+        (None, Some(_)) => return Err(one_sided(blue.at.unwrap_or(whole), "blue", "green")),
+    };
+    if dns.is_none() && databases.is_none() {
+        let what = "nothing would move: expected a `database` in [blue] and [green], a [dns], or both";
+        return Err(Fault::at(whole, what));
+    }
+    let gate = gate(file.gate, &reader, databases.is_some(), &whole)?;
+    settings(&migration, &mut spec);
+    if dns.is_some() && databases.is_some() && spec.write_path.is_none() {
+        let what = "write_path is missing: users reach green before its database is the writer; expected \
+                    \"blue-database\" (green's application writes to blue's database until the cut-over), \
+                    \"read-only-green\" or \"no-live-traffic\"";
+        return Err(Fault::at(whole, what));
+    }
+    if dns.is_none() && spec.write_path.is_none() {
+        spec.write_path = Some(WritePath::NoLiveTraffic);
+    }
+    let policy = policy(file.policy, dns.is_some(), &whole, &mut spec)?;
+    spec.validate()
+        .map_err(|e| Fault::at(migration.name.span(), e.message().to_owned()))?;
+    let (verify, verify_timeout) = verify(file.verify)?;
+    let hooks = file.hooks.map(Spanned::into_inner);
+    let (deploy, decommission) = hooks.map(|h| (h.deploy, h.decommission)).unwrap_or_default();
+    let asked = spec.blue.url.is_some() || spec.green.url.is_some();
+    let journal = folder.join(migration.journal.get_ref());
+    Ok(Config {
+        folder,
+        spec,
+        journal,
+        dns,
+        databases,
+        gate,
+        policy,
+        probe: asked.then_some(probe),
+        verify,
+        verify_timeout,
+        deploy: deploy.map(Spanned::into_inner),
+        decommission: decommission.map(Spanned::into_inner),
+    })
+}
+
+fn one_sided(at: Range<usize>, missing: &str, there: &str) -> Fault {
+    Fault::at(
+        at,
+        format!(
+            "[{there}] has a database and [{missing}] has none: expected a `database` in [{missing}] too, or in neither"
+        ),
+    )
+}
+
+struct Side {
+    place: Place,
+    at: Option<Range<usize>>,
+}
+
+fn side(name: &str, table: Key<raw::Side>, reader: &Reader<'_>) -> Result<(Side, Option<Database>), Fault> {
+    let Some(table) = table else {
+        let place = Place::none();
+        return Ok((Side { place, at: None }, None));
+    };
+    let at = table.span();
+    let side = table.into_inner();
+    let mut place = Place::none();
+    if let Some(url) = side.url {
+        check_url(&url)?;
+        place.url = Some(url.into_inner());
+    } else if let Some(path) = side.health.first() {
+        return Err(Fault::at(
+            path.span(),
+            format!("health has nothing to ask: expected a `url` in [{name}] too"),
+        ));
+    }
+    for path in side.health {
+        if !path.get_ref().starts_with('/') {
+            let what = format!(
+                "health: {:?} is no path: expected one such as \"/api/health\"",
+                path.get_ref()
+            );
+            return Err(Fault::at(path.span(), what));
+        }
+        place.health.push(path.into_inner());
+    }
+    place.target = side.target.map(target).transpose()?;
+    let url = Sources {
+        name: "database",
+        plain: side.database,
+        env: side.database_env,
+        file: side.database_file,
+    };
+    let from_peer = Sources {
+        name: "database_from_peer",
+        plain: side.database_from_peer,
+        env: side.database_from_peer_env,
+        file: side.database_from_peer_file,
+    };
+    let url = url.find(reader.folder, reader.environment)?;
+    let from_peer = from_peer.find(reader.folder, reader.environment)?;
+    for (key, secret) in [("database", &url), ("database_from_peer", &from_peer)] {
+        if let Some(secret) = secret {
+            Conninfo::parse(secret.get_ref().reveal()).map_err(|e| {
+                let expected = "expected postgres://user@host:port/database or \"host=.. user=.. dbname=..\"";
+                Fault::at(secret.span(), format!("{key}: {}; {expected}", e.message()))
+            })?;
+        }
+    }
+    let database = match (url, from_peer) {
+        (Some(url), from_peer) => Some(Database {
+            url: url.into_inner(),
+            from_peer: from_peer.map(Spanned::into_inner),
+        }),
+        (None, Some(stray)) => {
+            return Err(Fault::at(
+                stray.span(),
+                format!("database_from_peer has no meaning without `database` in [{name}]"),
+            ));
+        }
+        (None, None) => None,
+    };
+    Ok((Side { place, at: Some(at) }, database))
+}
+
+pub(super) fn check_url(url: &Spanned<String>) -> Result<(), Fault> {
+    let text = url.get_ref();
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match host {
+        Some(host) if !host.is_empty() && !host.starts_with(['/', ':']) && !text.contains(char::is_whitespace) => {
+            Ok(())
+        }
+        _ => Err(Fault::at(
+            url.span(),
+            format!("url: {text:?} is no address of an application: expected http://host[:port] or https://.."),
+        )),
+    }
+}
+
+fn probe(table: Key<raw::Probe>, reader: &Reader<'_>, spec: &mut Spec) -> Result<Probe, Fault> {
+    let table = table.map(Spanned::into_inner).unwrap_or_default();
+    let status = match table.status {
+        None => 200..=299,
+        Some(range) => match *range.get_ref() {
+            [from, to] if (100..=599).contains(&from) && from <= to && to <= 599 => from..=to,
+            _ => {
+                return Err(Fault::at(
+                    range.span(),
+                    "status: expected the first and the last status that is well: [200, 299]",
+                ));
+            }
+        },
+    };
+    let read = |path: Spanned<String>| {
+        let file = reader.folder.join(path.get_ref());
+        std::fs::read(&file)
+            .map_err(|e| Fault::at(path.span(), format!("roots: {} cannot be read: {e}", file.display())))
+    };
+    set(&mut spec.probe_deadline, table.deadline);
+    spec.healthy_in_a_row = value(table.healthy_in_a_row).unwrap_or(spec.healthy_in_a_row);
+    Ok(Probe {
+        status,
+        body: value(table.body),
+        roots: table.roots.map(read).transpose()?,
+    })
+}
+
+fn gate(table: Key<raw::Gate>, reader: &Reader<'_>, database: bool, whole: &Range<usize>) -> Result<Gate, Fault> {
+    let Some(table) = table else {
+        if database {
+            let what = "a database moves and there is no [gate]: expected kind = \"pgbouncer\", or kind = \"none\" if \
+                        clients may see errors while writes pause";
+            return Err(Fault::at(whole.clone(), what));
+        }
+        return Ok(Gate::None);
+    };
+    let at = table.span();
+    let table = table.into_inner();
+    if *table.kind.get_ref() == GateKind::None {
+        return Ok(Gate::None);
+    }
+    if !database {
+        return Err(Fault::at(
+            table.kind.span(),
+            "a gate without a database has nothing to hold: expected kind = \"none\"",
+        ));
+    }
+    let missing = |what: &str| Fault::at(at.clone(), format!("{what} is missing in [gate]"));
+    let admin = match table.admin {
+        Some(list) => {
+            if let Some(second) = table.admin_env.as_ref().or(table.admin_file.as_ref()) {
+                return Err(Fault::at(
+                    second.span(),
+                    "admin is given twice: expected one of admin, admin_env and admin_file",
+                ));
+            }
+            list
+        }
+        None => {
+            let sources = Sources {
+                name: "admin",
+                plain: None,
+                env: table.admin_env,
+                file: table.admin_file,
+            };
+            let found = sources.find(reader.folder, reader.environment)?;
+            let found = found.ok_or_else(|| missing("admin = [\"postgres://admin@127.0.0.1:6432/pgbouncer\"]"))?;
+            let split = found.get_ref().reveal().split_whitespace().map(str::to_owned).collect();
+            Spanned::new(found.span(), split)
+        }
+    };
+    let at_admin = admin.span();
+    let admin = admin.into_inner();
+    if admin.is_empty() {
+        return Err(Fault::at(
+            at_admin,
+            "admin is empty: expected the admin console of each PgBouncer",
+        ));
+    }
+    for console in &admin {
+        Conninfo::parse(console).map_err(|e| Fault::at(at_admin.clone(), format!("admin: {}", e.message())))?;
+    }
+    let config = table
+        .config
+        .ok_or_else(|| missing("config, the ini file whose line is rewritten,"))?;
+    let database = table
+        .database
+        .ok_or_else(|| missing("database, its name in that ini,"))?;
+    let path = reader.folder.join(config.get_ref());
+    if !path.is_file() {
+        return Err(Fault::at(
+            config.span(),
+            format!("config: there is no file {}", path.display()),
+        ));
+    }
+    Ok(Gate::PgBouncer {
+        admin: admin.into_iter().map(Secret::new).collect(),
+        config: path,
+        database: database.into_inner(),
+    })
+}
+
+pub(super) fn settings(table: &raw::Migration, spec: &mut Spec) {
+    let lengths = [
+        (&mut spec.pause_budget, &table.pause_budget),
+        (&mut spec.hold, &table.hold),
+        (&mut spec.soak, &table.soak),
+        (&mut spec.patience, &table.patience),
+        (&mut spec.look, &table.look),
+        (&mut spec.watch, &table.watch),
+        (&mut spec.cut_over_retry, &table.cut_over_retry),
+    ];
+    for (setting, key) in lengths {
+        if let Some(key) = key {
+            *setting = key.get_ref().0;
+        }
+    }
+    let get = |key: &Key<u32>, default| key.as_ref().map_or(default, |k| *k.get_ref());
+    spec.retries = get(&table.retries, spec.retries);
+    spec.cut_over_attempts = get(&table.cut_over_attempts, spec.cut_over_attempts);
+    spec.max_lag_bytes = table
+        .max_lag_bytes
+        .as_ref()
+        .map_or(spec.max_lag_bytes, |k| *k.get_ref());
+    spec.write_path = table.write_path.as_ref().map(|k| *k.get_ref());
+    spec.production_url = table.production_url.as_ref().map(|k| k.get_ref().clone());
+}
+
+fn verify(table: Key<raw::Verify>) -> Result<(Vec<String>, Duration), Fault> {
+    let default = Duration::from_secs(30 * 60);
+    let Some(table) = table else {
+        return Ok((vec![], default));
+    };
+    let table = table.into_inner();
+    let mut commands: Vec<String> = vec![];
+    for command in table.commands {
+        if command.get_ref().trim().is_empty() || commands.contains(command.get_ref()) {
+            let what = format!(
+                "commands: {:?} is empty or there twice: expected commands for a shell, each once",
+                command.get_ref()
+            );
+            return Err(Fault::at(command.span(), what));
+        }
+        commands.push(command.into_inner());
+    }
+    Ok((commands, table.timeout.map_or(default, |t| t.into_inner().0)))
+}
+
+pub(super) fn set(setting: &mut Duration, key: Key<raw::Length>) {
+    if let Some(key) = key {
+        *setting = key.into_inner().0;
+    }
+}
+
+pub(super) fn value<T>(key: Key<T>) -> Option<T> {
+    key.map(Spanned::into_inner)
+}

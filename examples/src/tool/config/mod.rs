@@ -1,0 +1,183 @@
+//! The file: read, checked as far as that can be done without contacting anybody, and turned into what the library takes.
+//! Every complaint names the line and what is expected there. Secrets stay in [`Secret`].
+
+mod check;
+mod raw;
+mod secret;
+mod traffic;
+
+use bluegreen_core::{Spec, TrafficPolicy};
+use bluegreen_dns::Stickiness;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use secret::Secret;
+
+/// A migration's file, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The folder of the file: what relative paths and commands are relative to.
+    pub folder: PathBuf,
+    /// What moves where.
+    pub spec: Spec,
+    /// Where the journal is.
+    pub journal: PathBuf,
+    /// The provider of the name; none when no name moves.
+    pub dns: Option<Dns>,
+    /// Both databases; none when no database moves.
+    pub databases: Option<Databases>,
+    /// What makes writes wait.
+    pub gate: Gate,
+    /// How the share moves.
+    pub policy: Arc<dyn TrafficPolicy>,
+    /// What a well environment answers; none when there is no environment to ask.
+    pub probe: Option<Probe>,
+    /// Commands that green must pass.
+    pub verify: Vec<String>,
+    /// How long each may take.
+    pub verify_timeout: Duration,
+    /// The command that deploys green.
+    pub deploy: Option<String>,
+    /// The command that takes blue away in the end.
+    pub decommission: Option<String>,
+}
+
+/// `[dns]`, for PowerDNS.
+#[derive(Debug)]
+pub struct Dns {
+    /// The API's address.
+    pub api: String,
+    /// The API's key.
+    pub key: Secret,
+    /// The server's id.
+    pub server: Option<String>,
+    /// Whom to ask what is served, instead of the zone's NS records.
+    pub authorities: Option<Vec<SocketAddr>>,
+    /// How clients come to their side.
+    pub stickiness: Stickiness,
+    /// How long a request may take.
+    pub timeout: Option<Duration>,
+    /// The servers run Lua, whatever the API says of it.
+    pub lua_is_enabled: bool,
+}
+
+/// Both databases.
+#[derive(Debug)]
+pub struct Databases {
+    /// Blue's.
+    pub blue: Database,
+    /// Green's.
+    pub green: Database,
+}
+
+/// One database.
+#[derive(Debug)]
+pub struct Database {
+    /// How we reach it.
+    pub url: Secret,
+    /// How the other database reaches it, where that differs.
+    pub from_peer: Option<Secret>,
+}
+
+/// `[gate]`.
+#[derive(Debug)]
+pub enum Gate {
+    /// Clients see errors while writes pause.
+    None,
+    /// PgBouncer, one or several.
+    PgBouncer {
+        /// Their admin consoles.
+        admin: Vec<Secret>,
+        /// The ini file whose line is rewritten.
+        config: PathBuf,
+        /// The database's name in it.
+        database: String,
+    },
+}
+
+/// `[probe]`.
+#[derive(Debug)]
+pub struct Probe {
+    /// The statuses of a well environment.
+    pub status: RangeInclusive<u16>,
+    /// A text its answer holds.
+    pub body: Option<String>,
+    /// More root certificates to trust, in PEM.
+    pub roots: Option<Vec<u8>>,
+}
+
+/// What is wrong with the file: where, what, and what is expected there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    file: PathBuf,
+    line: Option<usize>,
+    what: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ", line {line}")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl ConfigError {
+    /// The line it is about, counted from 1.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+}
+
+/// Where secrets come from besides the file: the environment, which tests replace.
+pub type Environment<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
+
+impl Config {
+    /// Reads and checks a file; secrets named by `..._env` come from this process's environment.
+    ///
+    /// # Errors
+    /// When it cannot be read or is wrong.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|e| ConfigError {
+            file: file.to_owned(),
+            line: None,
+            what: format!("the file cannot be read: {e}"),
+        })?;
+        Self::parse(file, &text, &|name| std::env::var(name).ok())
+    }
+
+    /// Checks a file's text.
+    ///
+    /// # Errors
+    /// When it is wrong.
+    pub fn parse(file: &Path, text: &str, environment: Environment<'_>) -> Result<Self, ConfigError> {
+        let fault = |at: Option<Range<usize>>, what: String| ConfigError {
+            file: file.to_owned(),
+            line: at.map(|at| line_of(text, at.start)),
+            what,
+        };
+        let raw: raw::File = toml::from_str(text).map_err(|e| fault(e.span(), one_line(e.message())))?;
+        let folder = match file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        check::check(raw, folder, environment).map_err(|check::Fault { at, what }| fault(at, what))
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}
+
+fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,77 @@
+//! What must never be shown, and where it may come from: the file itself, an environment variable, a file of its own.
+
+use super::Environment;
+use super::check::{Fault, Key};
+use std::fmt;
+use std::path::Path;
+
+/// A text that no `Debug`, log or error shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Guards a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for whoever must send it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The three keys that may hold one secret.
+pub(super) struct Sources {
+    pub(super) name: &'static str,
+    pub(super) plain: Key<String>,
+    pub(super) env: Key<String>,
+    pub(super) file: Key<String>,
+}
+
+impl Sources {
+    /// The secret, with where it was asked for; none when none of the keys is there.
+    pub(super) fn find(self, folder: &Path, environment: Environment<'_>) -> Result<Key<Secret>, Fault> {
+        let Self { name, plain, env, file } = self;
+        let given = [&plain, &env, &file].into_iter().flatten().collect::<Vec<_>>();
+        if let [_, second, ..] = given.as_slice() {
+            return Err(Fault::at(
+                second.span(),
+                format!("{name} is given twice: expected one of {name}, {name}_env and {name}_file"),
+            ));
+        }
+        let (at, text) = if let Some(plain) = plain {
+            (plain.span(), plain.into_inner())
+        } else if let Some(env) = env {
+            let variable = env.get_ref();
+            let text = environment(variable).ok_or_else(|| {
+                Fault::at(
+                    env.span(),
+                    format!("{name}_env: the environment variable {variable} is not set: set it to the {name} and start again"),
+                )
+            })?;
+            (env.span(), text)
+        } else if let Some(file) = file {
+            let path = folder.join(file.get_ref());
+            let text = std::fs::read_to_string(&path).map_err(|e| {
+                let what = format!("{name}_file: {} cannot be read: {e}", path.display());
+                Fault::at(file.span(), what)
+            })?;
+            // An editor ends a file with a line break that is no part of the secret.
+            (file.span(), text.trim_end_matches(['\r', '\n']).to_owned())
+        } else {
+            return Ok(None);
+        };
+        if text.is_empty() {
+            return Err(Fault::at(at, format!("{name} is empty")));
+        }
+        Ok(Some(toml::Spanned::new(at, Secret(text))))
+    }
+}

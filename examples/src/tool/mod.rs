@@ -1,0 +1,4 @@
+//! The `bluegreen` tool: a migration described in one TOML file, run from a command line. It shows how another tool wraps
+//! the library: read ([`config`]), build ([`wire`]), run ([`run`]), show ([`render`]).
+
+pub mod config;
