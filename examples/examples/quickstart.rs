@@ -1,11 +1,9 @@
 //! A whole migration in memory: nothing to install, done in milliseconds. `cargo run -p examples --example quickstart`
 
-use bluegreen_core::{
-    AppGate, Color, Environment, FileJournal, Migration, Record, Result, Spec, Steps, Target, WritePath,
-};
+use bluegreen_core::{AppGate, Color, Environment, Migration, Record, Result, Spec, Steps, Target, WritePath};
 use bluegreen_testkit::{
     VirtualClock,
-    fake::{Databases, FakeDns, FakeProbe, FakeReplicator, Served},
+    fake::{Databases, FakeDns, FakeProbe, FakeReplicator, MemoryJournal, Served},
 };
 
 #[tokio::main]
@@ -39,14 +37,13 @@ async fn main() -> Result<()> {
     .record("example.com", "shop.example.com")
     .write_path(WritePath::BlueDatabase);
 
-    let path = std::env::temp_dir().join(format!("quickstart-{}.journal", std::process::id()));
     let migration = Migration::builder("shop")
         .dns(dns)
         .replicator(FakeReplicator::new(&databases))
         .probe(FakeProbe::new())
         .policy(Steps::new([10, 50, 100]).bake("15m"))
         .gate(AppGate::new("blue pool", "green pool"))
-        .journal(FileJournal::open(&path)?)
+        .journal(MemoryJournal::new())
         .clock(clock)
         .verify("orders can be read", || async { Ok::<_, String>(()) })
         .spec(spec)
@@ -54,10 +51,7 @@ async fn main() -> Result<()> {
 
     println!("{}", migration.plan());
     let outcome = migration.run().await?;
-    for e in migration.report().await?.entries {
-        println!("{} {:?}", e.at, e.body);
-    }
+    println!("{}", migration.report().await?);
     println!("{outcome}: green has {} of 1000 writes", databases.count(Color::Green));
-    std::fs::remove_file(path).expect("the journal was there");
     Ok(())
 }
