@@ -43,6 +43,21 @@ pub enum Tick {
 
 impl Migration {
     /// Begins to describe a migration of this name.
+    ///
+    /// What is missing is missed at compile time: this one has no policy, and the compiler says which call is.
+    ///
+    /// ```compile_fail,E0277
+    /// use bluegreen_core::{Migration, NoDatabase, NoDns, NoProbe};
+    /// let migration = Migration::builder("shop").dns(NoDns).replicator(NoDatabase).probe(NoProbe).build();
+    /// ```
+    ///
+    /// What types cannot know, `build` says:
+    ///
+    /// ```
+    /// use bluegreen_core::{AtOnce, Migration, NoDatabase, NoDns, NoProbe};
+    /// let error = Migration::builder("shop").dns(NoDns).replicator(NoDatabase).probe(NoProbe).policy(AtOnce::new()).build();
+    /// assert!(error.unwrap_err().to_string().contains("nothing would move"));
+    /// ```
     pub fn builder(name: impl Into<String>) -> MigrationBuilder {
         MigrationBuilder::new(name)
     }
