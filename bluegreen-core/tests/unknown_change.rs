@@ -4,9 +4,9 @@
 
 use async_trait::async_trait;
 use bluegreen_core::{
-    Answer, Applied, AuthorityAnswer, ChangePlan, ChangeStatus, Clock, DnsCapabilities, DnsProvider, Entry, Environment,
-    Error, Intent, Journal, Kind, Migration, NoDatabase, NoProbe, Outcome, Receipt, Record, RecordSet, Result, Shape,
-    Snapshot, Spec, Steps, Target, Timestamp, Weights, WritePath,
+    Answer, Applied, AuthorityAnswer, ChangePlan, ChangeStatus, Clock, DnsCapabilities, DnsProvider, Entry,
+    Environment, Error, Intent, Journal, Kind, Migration, NoDatabase, NoProbe, Outcome, Receipt, Record, RecordSet,
+    Result, Shape, Snapshot, Spec, Steps, Target, Timestamp, Weights, WritePath,
 };
 use mockall::{Sequence, mock};
 use std::sync::{Arc, Mutex};
@@ -75,7 +75,10 @@ struct Standing(Arc<Mutex<Snapshot>>);
 
 fn snapshot(shape: Shape, sets: Vec<RecordSet>, owner: Option<&str>, version: &str) -> Snapshot {
     Snapshot {
-        record: Record { zone: "example.com".into(), name: "shop.example.com".into() },
+        record: Record {
+            zone: "example.com".into(),
+            name: "shop.example.com".into(),
+        },
         shape,
         ttl: sets.iter().map(|s| s.ttl).max(),
         sets,
@@ -87,7 +90,12 @@ fn snapshot(shape: Shape, sets: Vec<RecordSet>, owner: Option<&str>, version: &s
 
 impl Standing {
     fn plain() -> Self {
-        Self(Arc::new(Mutex::new(snapshot(Shape::Simple, blue().record_sets(60), None, "1"))))
+        Self(Arc::new(Mutex::new(snapshot(
+            Shape::Simple,
+            blue().record_sets(60),
+            None,
+            "1",
+        ))))
     }
 
     fn now(&self) -> Snapshot {
@@ -111,7 +119,8 @@ impl Standing {
     fn mock(&self) -> MockDns {
         let mut dns = MockDns::new();
         dns.expect_name().return_const("mock".to_owned());
-        dns.expect_capabilities().returning(|| DnsCapabilities::new(Weights::UpTo(1000)));
+        dns.expect_capabilities()
+            .returning(|| DnsCapabilities::new(Weights::UpTo(1000)));
         dns.expect_poll().returning(|_| Ok(ChangeStatus::InSync));
         let here = self.clone();
         dns.expect_read().returning(move |_| Ok(here.now()));
@@ -129,7 +138,14 @@ impl Standing {
         let here = self.clone();
         dns.expect_ask_authorities().returning(move |_, samples| {
             let now = here.now();
-            let side = if now.shape == (Shape::Weighted { share: bluegreen_core::Share::FULL }) { 1 } else { 0 };
+            let side = if now.shape
+                == (Shape::Weighted {
+                    share: bluegreen_core::Share::FULL,
+                }) {
+                1
+            } else {
+                0
+            };
             let value = now.sets[0].values[side].clone();
             let answer = Answer::Serving {
                 seen: [(value, samples)].into(),
@@ -137,17 +153,24 @@ impl Standing {
                 ttl: now.ttl.unwrap(),
                 serial: None,
             };
-            Ok(vec![AuthorityAnswer { server: ([192, 0, 2, 53], 53).into(), answer }])
+            Ok(vec![AuthorityAnswer {
+                server: ([192, 0, 2, 53], 53).into(),
+                answer,
+            }])
         });
         dns
     }
 }
 
 fn migration(dns: MockDns) -> Migration {
-    let mut spec = Spec::new("t", Environment::none().target(blue()), Environment::none().target(green()))
-        .record("example.com", "shop.example.com")
-        .write_path(WritePath::NoLiveTraffic)
-        .hold(Duration::ZERO);
+    let mut spec = Spec::new(
+        "t",
+        Environment::none().target(blue()),
+        Environment::none().target(green()),
+    )
+    .record("example.com", "shop.example.com")
+    .write_path(WritePath::NoLiveTraffic)
+    .hold(Duration::ZERO);
     spec.ttl = Duration::from_secs(5);
     Migration::builder("t")
         .dns(dns)
@@ -182,10 +205,13 @@ async fn what_did_not_happen_is_sent_again() {
         .times(1)
         .in_sequence(&mut order)
         .returning(|_| Ok(Applied::Unknown("the request was lost".into())));
-    dns.expect_apply().times(3).in_sequence(&mut order).returning(move |plan| {
-        standing.become_(&plan.intent);
-        Ok(Applied::Accepted(Receipt("r".into())))
-    });
+    dns.expect_apply()
+        .times(3)
+        .in_sequence(&mut order)
+        .returning(move |plan| {
+            standing.become_(&plan.intent);
+            Ok(Applied::Accepted(Receipt("r".into())))
+        });
     assert_eq!(migration(dns).run().await.unwrap(), Outcome::Completed);
 }
 
@@ -208,8 +234,13 @@ async fn what_was_refused_is_given_up_and_unwound() {
     let standing = Standing::plain();
     let before = standing.now();
     let mut dns = standing.mock();
-    dns.expect_apply().times(1).returning(|_| Ok(Applied::Rejected("not in this zone".into())));
+    dns.expect_apply()
+        .times(1)
+        .returning(|_| Ok(Applied::Rejected("not in this zone".into())));
     let outcome = migration(dns).run().await.unwrap();
-    assert!(matches!(&outcome, Outcome::RolledBack { why } if why.contains("not in this zone")), "{outcome}");
+    assert!(
+        matches!(&outcome, Outcome::RolledBack { why } if why.contains("not in this zone")),
+        "{outcome}"
+    );
     assert_eq!(standing.now(), before);
 }

@@ -371,11 +371,14 @@ impl Both {
     }
 
     fn apply_due(&mut self, direction: Direction, now: Timestamp) {
-        let (delay, stalled) = (self.delay, self.stalled_until > now);
+        let delay = self.delay;
+        if self.stalled_until > now {
+            return;
+        }
         let Mirror::Streaming { mut from } = *self.mirror(direction) else {
             return;
         };
-        while !stalled {
+        loop {
             let Some(change) = self.side(direction.origin()).log.get(from) else {
                 break;
             };
