@@ -154,6 +154,17 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
         MirrorStatus::Streaming(lag) if lag.bytes <= cx.spec.max_lag_bytes => cx.came("before"),
         status => return Ok(cx.look_patiently("before", format!("{to} must follow closely first: {status}"))),
     }
+    if cx.with.gate.is_present() {
+        // Opens what the gate needs to be quick, and finds out while nobody waits that it is not where we think.
+        let state = cx.with.gate.state().await?;
+        if state.at == to {
+            let message = format!(
+                "it points at {to} already, and {} writes: point it back first",
+                to.other()
+            );
+            return Err(Error::new(Kind::Diverged, "look at the gate", message).provider(cx.with.gate.name()));
+        }
+    }
     cx.with.replicator.arm(to).await?;
     pause(cx, to).await
 }
