@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod clock;
+pub mod conformance;
 pub mod dns;
 pub mod fake;
 pub mod fault;

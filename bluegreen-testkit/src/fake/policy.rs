@@ -18,7 +18,7 @@ struct Script {
 }
 
 impl ScriptedPolicy {
-    /// Climbs these shares, each as soon as the one before is effective, and is complete when the last one is.
+    /// Climbs these shares, each as soon as the one before is effective and passes, and is complete when the last one does.
     #[must_use]
     pub fn new(shares: impl IntoIterator<Item = Share>) -> Self {
         Self {
@@ -61,12 +61,17 @@ impl TrafficPolicy for ScriptedPolicy {
         if let Some(action) = script.next.pop_front() {
             return Decision::new(action, "the script says so");
         }
+        let fine = seen.effective_since.is_some() && seen.verdict.is_pass();
         match self.shares.iter().find(|share| **share > seen.share) {
-            None if seen.effective_since.is_some() => Decision::new(Action::Complete, "the last share is effective"),
-            Some(next) if seen.effective_since.is_some() || seen.share == Share::ZERO => {
-                Decision::new(Action::Advance(*next), "the share before it is effective")
-            }
-            _ => Decision::new(Action::Stay(None), "the share is not effective yet"),
+            None if fine => Decision::new(Action::Complete, "the last share is effective, and green is well"),
+            Some(next) if fine || seen.share == Share::ZERO => Decision::new(
+                Action::Advance(*next),
+                "the share before it is effective, and green is well",
+            ),
+            _ => Decision::new(
+                Action::Stay(None),
+                "not effective yet, or green is not known to be well",
+            ),
         }
     }
 }
