@@ -32,3 +32,8 @@ pub use report::Report;
 pub use spec::{Environment, Spec, WritePath};
 pub use status::Status;
 pub use time::{Clock, SystemClock, Timestamp};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,3 +9,8 @@ mod powerdns;
 
 pub use error::DnsError;
 pub use powerdns::{PowerDns, Stickiness};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,3 +6,8 @@ mod tls;
 
 pub use error::ProbeError;
 pub use probe::HttpProbe;
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,3 +10,8 @@ pub mod servers;
 
 pub use clock::VirtualClock;
 pub use fault::{Fault, Faults, Faulty, Rates};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
