@@ -5,7 +5,9 @@ pub mod connect;
 pub mod conninfo;
 pub mod error;
 pub mod ident;
+pub mod pgbouncer;
 mod tls;
 
 pub use connect::{Server, Session, Settings};
 pub use error::PgError;
+pub use pgbouncer::{PgBouncer, Upstream};

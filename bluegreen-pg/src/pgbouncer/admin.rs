@@ -1,0 +1,315 @@
+//! One PgBouncer's admin console: connections kept open, and the few commands the gate needs. It takes only the simple
+//! protocol.
+
+use super::Upstream;
+use super::error::GateError;
+use crate::conninfo::Conninfo;
+use crate::error::describe;
+use crate::tls::{SslMode, client_config};
+use bluegreen_core::Result;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// When an answer that has not come will not come. PgBouncer answers in well under a millisecond.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// While the gate opens, PgBouncer tries a failed login again after so long, in seconds; by default it is 15. See [`Admin::resume`].
+const LOGIN_RETRY: &str = "0.02";
+
+/// A connection; dropping it closes the socket at once, whatever was asked on it.
+pub(super) struct Console {
+    client: Client,
+    task: AbortHandle,
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What `SHOW DATABASES` says of our database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) upstream: Upstream,
+    pub(super) paused: bool,
+    pub(super) disabled: bool,
+    pub(super) pool_mode: Option<String>,
+    pub(super) min_pool_size: u32,
+}
+
+/// The console of one instance. Commands go over one connection and PAUSE, which blocks its own, over another.
+pub(super) struct Admin {
+    conninfo: Conninfo,
+    at: String,
+    control: Mutex<Option<Arc<Console>>>,
+    pauser: Mutex<Option<Arc<Console>>>,
+    /// `server_login_retry` before we shortened it.
+    login_retry: std::sync::Mutex<Option<String>>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.at)
+    }
+}
+
+impl Admin {
+    pub(super) fn new(connection: &str) -> Result<Self> {
+        let mut conninfo = Conninfo::parse(connection)?;
+        conninfo.read_passfile()?;
+        SslMode::of(&conninfo)?;
+        let at = format!("{}:{}", conninfo.host(), conninfo.port());
+        Ok(Self {
+            conninfo,
+            at,
+            control: Mutex::default(),
+            pauser: Mutex::default(),
+            login_retry: std::sync::Mutex::default(),
+        })
+    }
+
+    /// Where it is, for messages.
+    pub(super) fn at(&self) -> &str {
+        &self.at
+    }
+
+    /// Opens what is not open.
+    pub(super) async fn connect(&self) -> Result<(), GateError> {
+        futures::try_join!(self.open(&self.control), self.open(&self.pauser))?;
+        Ok(())
+    }
+
+    async fn open(&self, kept: &Mutex<Option<Arc<Console>>>) -> Result<Arc<Console>, GateError> {
+        let mut kept = kept.lock().await;
+        if let Some(console) = kept.as_ref().filter(|console| !console.client.is_closed()) {
+            return Ok(Arc::clone(console));
+        }
+        let opened = tokio::time::timeout(ANSWER, self.console()).await;
+        let console = Arc::new(opened.map_err(|_| self.silent("the login"))??);
+        *kept = Some(Arc::clone(&console));
+        Ok(console)
+    }
+
+    async fn console(&self) -> Result<Console, GateError> {
+        let login = |message: String| GateError::Login {
+            at: self.at.clone(),
+            message,
+        };
+        let from = &self.conninfo;
+        let mut config = tokio_postgres::Config::new();
+        // A plain startup message: PgBouncer turns away parameters it does not know.
+        config
+            .user(from.user())
+            .dbname(from.get("dbname").unwrap_or("pgbouncer"));
+        config.host(from.host()).port(from.port());
+        config.keepalives_idle(Duration::from_secs(10));
+        if let Some(password) = from.password() {
+            config.password(password);
+        }
+        let mode = SslMode::of(from).map_err(|e| login(e.message().to_owned()))?;
+        config.ssl_mode(match mode {
+            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+        });
+        let tls = client_config(from, mode).map_err(|e| login(from.redact(&e.to_string())))?;
+        match config.connect(MakeRustlsConnect::new(tls)).await {
+            Ok((client, connection)) => {
+                let at = self.at.clone();
+                let task = tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(pgbouncer = at, error = %describe(&error), "an admin connection ended");
+                    }
+                });
+                Ok(Console {
+                    client,
+                    task: task.abort_handle(),
+                })
+            }
+            Err(error) if error.as_db_error().is_some() => Err(login(from.redact(&describe(&error)))),
+            Err(error) => Err(GateError::Unreachable {
+                at: self.at.clone(),
+                source: Box::new(error),
+            }),
+        }
+    }
+
+    fn silent(&self, command: &str) -> GateError {
+        GateError::Silent {
+            at: self.at.clone(),
+            command: command.to_owned(),
+            within: ANSWER,
+        }
+    }
+
+    fn refused(&self, command: &str, error: tokio_postgres::Error) -> GateError {
+        match error.as_db_error() {
+            Some(said) => GateError::Refused {
+                at: self.at.clone(),
+                command: command.to_owned(),
+                message: said.message().to_owned(),
+            },
+            None => GateError::Unreachable {
+                at: self.at.clone(),
+                source: Box::new(error),
+            },
+        }
+    }
+
+    /// One command on the kept connection. Once more on a new one if the kept one turns out to be broken: none of our
+    /// commands does more when it is done twice.
+    async fn command(&self, command: &str) -> Result<Vec<SimpleQueryRow>, GateError> {
+        let mut fresh = false;
+        loop {
+            let console = self.open(&self.control).await?;
+            let answer = tokio::time::timeout(ANSWER, console.client.simple_query(command)).await;
+            match answer {
+                Ok(Ok(messages)) => return Ok(rows(messages)),
+                Ok(Err(error)) if error.as_db_error().is_none() && !fresh => fresh = true,
+                Ok(Err(error)) => return Err(self.refused(command, error)),
+                Err(_) => {
+                    // An answer that comes late must not be taken for the next one's.
+                    *self.control.lock().await = None;
+                    return Err(self.silent(command));
+                }
+            }
+        }
+    }
+
+    pub(super) async fn shown(&self, database: &str) -> Result<Shown, GateError> {
+        let rows = self.command("SHOW DATABASES").await?;
+        let row = rows.iter().find(|row| row.get("name") == Some(database));
+        let row = row.ok_or_else(|| GateError::NoDatabase {
+            at: self.at.clone(),
+            database: database.to_owned(),
+        })?;
+        let has = |column: &str| row.columns().iter().any(|c| c.name() == column);
+        let text = |column: &str| if has(column) { row.get(column) } else { None };
+        Ok(Shown {
+            upstream: Upstream {
+                host: text("host").unwrap_or_default().to_owned(),
+                port: text("port").and_then(|port| port.parse().ok()).unwrap_or(5432),
+                dbname: text("database").unwrap_or(database).to_owned(),
+            },
+            paused: text("paused") == Some("1"),
+            disabled: text("disabled") == Some("1"),
+            pool_mode: text("pool_mode").map(str::to_owned),
+            min_pool_size: text("min_pool_size").and_then(|n| n.parse().ok()).unwrap_or(0),
+        })
+    }
+
+    /// A setting as `SHOW CONFIG` has it.
+    pub(super) async fn setting(&self, key: &str) -> Result<Option<String>, GateError> {
+        let rows = self.command("SHOW CONFIG").await?;
+        let row = rows.iter().find(|row| row.get("key") == Some(key));
+        Ok(row.and_then(|row| row.get("value")).map(str::to_owned))
+    }
+
+    /// `PgBouncer 1.18.0`.
+    pub(super) async fn version(&self) -> Result<String, GateError> {
+        let rows = self.command("SHOW VERSION").await?;
+        Ok(rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned())
+    }
+
+    /// How many server connections of the database are just being opened.
+    pub(super) async fn logins(&self, database: &str) -> Result<u32, GateError> {
+        let rows = self.command("SHOW POOLS").await?;
+        let ours = rows.iter().filter(|row| row.get("database") == Some(database));
+        Ok(ours.filter_map(|row| row.get("sv_login")?.parse::<u32>().ok()).sum())
+    }
+
+    /// Whether we may command and not only look. Asked of a database that is not paused, RESUME does nothing.
+    pub(super) async fn is_admin(&self, database: &str) -> Result<bool, GateError> {
+        match self.command(&format!("RESUME {}", crate::ident::ident(database))).await {
+            Err(GateError::Refused { message, .. }) => Ok(!message.contains("admin access needed")),
+            other => other.map(|_| true),
+        }
+    }
+
+    pub(super) async fn reload(&self) -> Result<(), GateError> {
+        self.command("RELOAD").await.map(drop)
+    }
+
+    /// Asks for the pause and waits until it is complete, however long that is. Dropping this future does not take the
+    /// pause back: [`resume`](Self::resume) does.
+    pub(super) async fn pause(&self, database: &str) -> Result<(), GateError> {
+        let console = self.open(&self.pauser).await?;
+        let command = format!("PAUSE {}", crate::ident::ident(database));
+        let answer = console.client.simple_query(&command).await;
+        answer.map(drop).map_err(|error| self.refused(&command, error))
+    }
+
+    /// Closes the connection on which a pause is still being waited for; nothing is left to be sent on it.
+    pub(super) async fn forget_pause(&self) {
+        *self.pauser.lock().await = None;
+    }
+
+    /// Lets clients through; that it was not paused is success.
+    ///
+    /// A login to the database that was cut off by the pause (PgBouncer cuts it off itself, and with `min_pool_size` it
+    /// begins new ones while it pauses) counts as failed, and for `server_login_retry`, 15 s by default, nobody is
+    /// served. So that is shortened for the moment of the release.
+    pub(super) async fn resume(&self, database: &str) -> Result<(), GateError> {
+        self.remember_login_retry().await?;
+        self.command(&format!("SET server_login_retry = '{LOGIN_RETRY}'"))
+            .await?;
+        let command = format!("RESUME {}", crate::ident::ident(database));
+        let resumed = self.command(&command).await;
+        if let Err(refused @ GateError::Refused { .. }) = resumed {
+            // It says "not paused" in words that differ by version: what it shows counts.
+            if self.shown(database).await?.paused {
+                return Err(refused);
+            }
+            return Ok(());
+        }
+        resumed.map(drop)
+    }
+
+    /// Notes what `server_login_retry` is, outside the pause.
+    pub(super) async fn remember_login_retry(&self) -> Result<(), GateError> {
+        let lock = || {
+            self.login_retry
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
+        if lock().is_none() {
+            let now = self.setting("server_login_retry").await?;
+            *lock() = now.filter(|now| !shortened(now));
+        }
+        Ok(())
+    }
+
+    /// Undoes what [`resume`](Self::resume) shortened; RELOAD does where it is not known what it was.
+    pub(super) async fn restore_login_retry(&self) -> Result<(), GateError> {
+        let was = self
+            .login_retry
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
+        match was {
+            Some(was) => self
+                .command(&format!("SET server_login_retry = '{was}'"))
+                .await
+                .map(drop),
+            None => self.reload().await,
+        }
+    }
+}
+
+fn shortened(value: &str) -> bool {
+    value.parse::<f64>().ok() == LOGIN_RETRY.parse::<f64>().ok()
+}
+
+fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
+    let row = |message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    };
+    messages.into_iter().filter_map(row).collect()
+}
