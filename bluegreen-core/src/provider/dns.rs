@@ -406,7 +406,7 @@ impl DnsCapabilities {
     }
 }
 
-/// Steers a name between two targets. See the [module](self) for what every provider owes.
+/// Steers a name between two targets. See the [module](crate::provider) for what every provider owes.
 ///
 /// The engine's flow is `read`, `compile`, `apply`, `poll`, then `ask_authorities` until every one serves it, then the
 /// old TTL. On [`Applied::Unknown`] or [`Applied::Conflict`] it reads back: what it meant is success, what was before is

@@ -111,7 +111,7 @@ impl fmt::Display for MirrorStatus {
     }
 }
 
-/// Moves a database. See the [module](self) for what every provider owes.
+/// Moves a database. See the [module](crate::provider) for what every provider owes.
 ///
 /// # The protocol of a cut-over to `to`
 ///
