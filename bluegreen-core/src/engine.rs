@@ -195,10 +195,12 @@ impl Engine {
 
     /// Whether the gate is held between two turns: after a commit record, before what follows from it.
     fn in_pause(&self) -> bool {
-        matches!(
-            self.state.step(StepName::CutOver).notes.last(),
-            Some((_, Note::Commit { .. }))
-        )
+        // Without a database nothing is paused, and no note of a pause's end follows the commit.
+        self.with.replicator.is_present()
+            && matches!(
+                self.state.step(StepName::CutOver).notes.last(),
+                Some((_, Note::Commit { .. }))
+            )
     }
 
     async fn turn(&mut self) -> Result<Turn> {

@@ -86,6 +86,12 @@ impl Clients {
         self.counters.look()
     }
 
+    /// The same, for somebody else to call.
+    pub fn monitor(&self) -> impl Fn() -> Live + Send + Sync + use<> {
+        let counters = Arc::clone(&self.counters);
+        move || counters.look()
+    }
+
     /// Lets each finish the request it is at, and sums up.
     ///
     /// # Errors

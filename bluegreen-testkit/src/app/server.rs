@@ -1,16 +1,18 @@
 //! The application's HTTP server, once per environment.
 
 use super::orders::{Database, Order, OrderError};
-use axum::extract::{Path, State};
-use axum::http::{HeaderName, StatusCode};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
-use bluegreen_core::Color;
+use bluegreen_core::{Color, Feed};
 use serde_json::json;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -40,6 +42,14 @@ impl App {
     /// # Errors
     /// When the port is taken.
     pub async fn start(color: Color, port: u16, database: Database) -> io::Result<Self> {
+        Self::start_counted(color, port, database, Feed::new()).await
+    }
+
+    /// The same, and counts every request it answers into a feed that a migration may judge it by.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn start_counted(color: Color, port: u16, database: Database, feed: Feed) -> io::Result<Self> {
         let listener = TcpListener::bind((Self::host(color), port)).await?;
         let address = listener.local_addr()?;
         let router = Router::new()
@@ -48,16 +58,20 @@ impl App {
             .route("/api/health", get(health))
             .route("/api/ready", get(ready))
             .with_state(Environment { color, database })
-            .layer(axum::middleware::map_response(
-                move |mut response: Response| async move {
-                    let name = axum::http::HeaderValue::from_static(match color {
+            .layer(axum::middleware::from_fn(move |request: Request, next: Next| {
+                let feed = feed.clone();
+                async move {
+                    let since = Instant::now();
+                    let mut response = next.run(request).await;
+                    feed.record(color, !response.status().is_server_error(), since.elapsed());
+                    let name = HeaderValue::from_static(match color {
                         Color::Blue => "blue",
                         Color::Green => "green",
                     });
                     response.headers_mut().insert(ANSWERED_BY, name);
                     response
-                },
-            ));
+                }
+            }));
         let listener = listener.tap_io(|stream| {
             // Without it, an answer may wait for an acknowledgement; it still comes.
             if let Err(error) = stream.set_nodelay(true) {
