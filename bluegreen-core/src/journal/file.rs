@@ -113,8 +113,16 @@ impl FileJournal {
 #[async_trait]
 impl Journal for FileJournal {
     async fn load(&self) -> Result<Vec<Entry>> {
-        let tail = Arc::clone(&self.tail);
-        tokio::task::spawn_blocking(move || locked(&tail)?.load())
+        let (tail, path) = (Arc::clone(&self.tail), self.path.clone());
+        let load = move || {
+            // Whoever only looks (a report, a status) does not keep an append in the pause waiting for the parsing.
+            let known = locked(&tail)?.read_known()?;
+            match known {
+                Some(bytes) => Ok(line::scan(&bytes).map_err(|e| at(&path, e))?.entries),
+                None => locked(&tail)?.load(),
+            }
+        };
+        tokio::task::spawn_blocking(load)
             .await
             .map_err(|e| Error::new(Kind::Unexpected, "read the journal", "the reading task died").because(e))?
     }
@@ -165,6 +173,19 @@ impl<D: Disk> Tail<D> {
             path: path.to_owned(),
             state: State::Unread,
         }
+    }
+
+    /// The bytes, when they are what this process left there; none when what they mean must be found out.
+    fn read_known(&mut self) -> Result<Option<Vec<u8>>> {
+        let State::Ready { len, .. } = self.state else {
+            return Ok(None);
+        };
+        let bytes = self.read()?;
+        Ok((bytes.len() as u64 == len).then_some(bytes))
+    }
+
+    fn read(&mut self) -> Result<Vec<u8>> {
+        self.disk.read().map_err(|e| failed("read the journal", &self.path, e))
     }
 
     fn load(&mut self) -> Result<Vec<Entry>> {
