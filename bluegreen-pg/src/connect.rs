@@ -5,7 +5,7 @@ use crate::error::{Doing, PROVIDER, PgError, describe, fault};
 use crate::ident::{application_name, copy_application_name, side};
 use crate::tls::{SslMode, client_config};
 use bluegreen_core::{Color, Error, Kind, Result};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio_postgres::Client;
@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sent with every session. Timeouts of the role or the database must not cut our work; a mirror's read-only default
 /// must not stop us; names must print the same everywhere; a row policy must fail a copy and not thin it out.
-const SESSION_SETTINGS: &str = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
+pub(crate) const SESSION_SETTINGS: &str = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
      -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
      -c row_security=off -c bytea_output=hex -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3";
 
@@ -187,6 +187,12 @@ impl Server {
 pub struct Session {
     client: Client,
     task: AbortHandle,
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
 }
 
 impl Deref for Session {

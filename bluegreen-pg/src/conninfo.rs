@@ -150,6 +150,14 @@ impl Conninfo {
         pairs.join(" ")
     }
 
+    /// The same without `options` too, for a program that gets ours by environment.
+    pub(crate) fn without_password_and_options(&self) -> String {
+        let mut plain = self.clone();
+        plain.params.remove("options");
+        plain.params.remove("application_name");
+        plain.without_password()
+    }
+
     /// The `key=value` form with the password, for `CREATE SUBSCRIPTION .. CONNECTION`.
     pub(crate) fn with_password(&self) -> String {
         let mut text = self.without_password();

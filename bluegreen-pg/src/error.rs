@@ -1,7 +1,6 @@
 //! What can go wrong here, and how a server's answer becomes one of core's kinds.
 
 use bluegreen_core::{Error, Kind};
-use tokio_postgres::error::SqlState;
 
 /// The provider's name in messages.
 pub(crate) const PROVIDER: &str = "postgres";
@@ -113,9 +112,4 @@ fn kind_of(error: &tokio_postgres::Error) -> Kind {
         c if c.starts_with("08") || c.starts_with("53") || c.starts_with("57P") => Kind::Unavailable,
         _ => Kind::Unexpected,
     }
-}
-
-/// Whether the server refused because the thing is not there.
-pub(crate) fn is_absent(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(c) if *c == SqlState::UNDEFINED_OBJECT || *c == SqlState::UNDEFINED_TABLE)
 }

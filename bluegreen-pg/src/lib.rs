@@ -1,13 +1,32 @@
 //! The PostgreSQL replicator: a first copy without a gap, a mirror either way, a fence that no write slips through,
 //! and the proof that nothing is missing.
 
+mod armed;
+mod baseline;
+mod catalog;
+mod cleanup;
 pub mod connect;
 pub mod conninfo;
 pub mod error;
+mod fence;
+mod handover;
 pub mod ident;
+mod keeper;
+mod marker;
+mod mirror;
 pub mod pgbouncer;
+mod preflight;
+mod progress;
+mod replicator;
+mod schema;
+mod sequences;
+mod slot;
+mod start;
+mod status;
 mod tls;
+mod writers;
 
 pub use connect::{Server, Session, Settings};
 pub use error::PgError;
 pub use pgbouncer::{PgBouncer, Upstream};
+pub use replicator::{PgReplicator, PgReplicatorBuilder};

@@ -1,0 +1,266 @@
+//! What a cut-over needs and can have before its pause: sessions that are open, statements that are prepared.
+
+use crate::catalog;
+use crate::connect::Session;
+use crate::error::{Doing, PgError, fault};
+use crate::ident::mirror_name;
+use crate::keeper::Pause;
+use crate::marker;
+use crate::replicator::Context;
+use crate::sequences::Sequences;
+use crate::start::reverse;
+use crate::{mirror, slot};
+use bluegreen_core::{Color, Direction, Kind, Position, Result};
+use std::time::{Duration, Instant};
+use tokio_postgres::Statement;
+use tokio_postgres::types::Type;
+
+/// A process that lives but hangs must not hold the lock for ever: the server ends an idle fence after so long.
+const FENCE_AT_MOST: Duration = Duration::from_secs(30);
+
+/// The sessions and statements of a cut-over to `to`; `from` is the side that writes now.
+#[derive(Debug)]
+pub(crate) struct Armed {
+    pub(crate) to: Color,
+    /// Holds the table lock, and does nothing else.
+    pub(crate) lock: Session,
+    /// Moves the marker, makes read-only, ends sessions.
+    pub(crate) from: Session,
+    /// Reads beside it: checks, sequences.
+    pub(crate) from_reads: Session,
+    /// Proves.
+    pub(crate) proof: Session,
+    /// Advances the reverse slot, sets sequences, opens.
+    pub(crate) to_writes: Session,
+    pub(crate) statements: Statements,
+    pub(crate) sequences: Sequences,
+    lock_tables: String,
+    lock_settings: String,
+    pub(crate) origin: String,
+    /// Whether the table lock is held.
+    pub(crate) held: bool,
+    /// Whether the old writer is durably read-only and its clients are gone.
+    pub(crate) handed_over: bool,
+    /// Keeps the keeper off the slot during the pause.
+    pub(crate) quiet: Option<Pause>,
+    /// How often the proof was asked for, to look at the worker now and then.
+    pub(crate) asked: u32,
+}
+
+/// Prepared, each on the session that runs it.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    pub(crate) writer_check: Statement,
+    pub(crate) other_writers: Statement,
+    pub(crate) move_marker: Statement,
+    pub(crate) follower_check: Statement,
+    pub(crate) proof: Proof,
+    pub(crate) advance: Statement,
+}
+
+/// How it is proved that the follower has the marker durably.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    /// The origin's progress, flushed.
+    Origin(Statement),
+    /// The marker is seen, then a commit of our own is flushed.
+    OwnCommit(Statement, Statement),
+}
+
+/// Who has a transaction id here and is not queued behind a lock; what is queued is ended later.
+const OTHER_WRITERS: &str = "SELECT format('pid %s of %s since %s', pid, coalesce(usename, '?'), coalesce(xact_start::text, '?')) \
+     FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
+     AND backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND application_name <> $1 \
+     AND wait_event_type IS DISTINCT FROM 'Lock'";
+
+impl Armed {
+    /// Opens and prepares everything for a cut-over to `to`.
+    pub(crate) async fn open(context: &Context, to: Color) -> Result<Self> {
+        let settings = &context.settings;
+        let from = to.other();
+        let direction = Direction::to(to);
+        let (lock, writer, from_reads, proof, to_writes) = tokio::try_join!(
+            settings.connect(from),
+            settings.connect(from),
+            settings.connect(from),
+            settings.connect(to),
+            settings.connect(to),
+        )?;
+        let doing = "prepare the cut-over";
+        // Whoever has synchronous_commit off waits 200 ms for the log writer; the marker must not.
+        writer.batch_execute("SET synchronous_commit = on").await.doing(doing)?;
+        to_writes
+            .batch_execute("SET synchronous_commit = on")
+            .await
+            .doing(doing)?;
+        let subscription = mirror::look(&proof, &mirror_name(&settings.name, direction))
+            .await?
+            .ok_or_else(|| fault(Kind::NotFound, doing, format!("there is no mirror {direction}")))?;
+        let by_origin = catalog::may_execute(&*proof, "pg_replication_origin_progress(text, boolean)").await?;
+        let proof_of = if by_origin {
+            let types = [Type::TEXT, Type::INT8, Type::TEXT, Type::TEXT];
+            Proof::Origin(proof.prepare_typed(marker::PROOF, &types).await.doing(doing)?)
+        } else {
+            proof.batch_execute("SET synchronous_commit = on").await.doing(doing)?;
+            Proof::OwnCommit(
+                proof.prepare(marker::ARRIVED).await.doing(doing)?,
+                proof.prepare(marker::OWN_COMMIT).await.doing(doing)?,
+            )
+        };
+        let statements = Statements {
+            writer_check: from_reads.prepare(&catalog::writer_check()).await.doing(doing)?,
+            other_writers: from_reads.prepare(OTHER_WRITERS).await.doing(doing)?,
+            move_marker: writer.prepare(marker::MOVE).await.doing(doing)?,
+            follower_check: to_writes.prepare(&catalog::follower_check()).await.doing(doing)?,
+            proof: proof_of,
+            advance: to_writes.prepare(slot::ADVANCE).await.doing(doing)?,
+        };
+        let tables: Vec<String> = catalog::lockable(&lock)
+            .await?
+            .iter()
+            .map(|t| format!("ONLY {t}"))
+            .collect();
+        let lock_tables = if tables.is_empty() {
+            String::new()
+        } else {
+            format!("LOCK TABLE {} IN EXCLUSIVE MODE", tables.join(", "))
+        };
+        // An autovacuum that is in the way is ended by the deadlock check; that must come before our time is out.
+        let eager = if catalog::is_superuser(&*lock).await? {
+            "SET LOCAL deadlock_timeout = '5ms'; "
+        } else {
+            ""
+        };
+        let mut sequences = Sequences::prepare(&from_reads, &to_writes).await?;
+        let values = sequences.read(&from_reads).await?;
+        sequences.set(&to_writes, values).await?;
+        Ok(Self {
+            to,
+            lock,
+            from: writer,
+            from_reads,
+            proof,
+            to_writes,
+            statements,
+            sequences,
+            lock_tables,
+            lock_settings: format!(
+                "{eager}SET LOCAL idle_in_transaction_session_timeout = {}",
+                FENCE_AT_MOST.as_millis()
+            ),
+            origin: format!("pg_{}", subscription.oid),
+            held: false,
+            handed_over: false,
+            quiet: None,
+            asked: 0,
+        })
+    }
+
+    /// Takes the lock on all tables, or nothing.
+    pub(crate) async fn try_lock(&self, wait: Duration) -> Result<(), tokio_postgres::Error> {
+        let sql = format!(
+            "BEGIN; {}; SET LOCAL lock_timeout = {}; {}",
+            self.lock_settings,
+            wait.as_millis().max(1),
+            self.lock_tables
+        );
+        self.lock.batch_execute(&sql).await
+    }
+
+    /// Lets go of the lock.
+    pub(crate) async fn unlock(&mut self) -> Result<()> {
+        self.lock
+            .batch_execute("ROLLBACK")
+            .await
+            .doing("let go of the table lock")?;
+        self.held = false;
+        Ok(())
+    }
+}
+
+/// What a [`Position`] says: whose log, the marker's token, and the point in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) color: Color,
+    pub(crate) token: i64,
+    pub(crate) lsn: String,
+}
+
+impl Mark {
+    pub(crate) fn position(&self) -> Position {
+        Position::new(format!("{} {} {}", self.color, self.token, self.lsn))
+    }
+
+    pub(crate) fn read(position: &Position) -> Result<Self> {
+        let mut words = position.as_str().split(' ');
+        let parsed = (|| {
+            let color = match words.next()? {
+                "blue" => Color::Blue,
+                "green" => Color::Green,
+                _ => return None,
+            };
+            let token = words.next()?.parse().ok()?;
+            let lsn = words.next().filter(|l| l.contains('/'))?.to_owned();
+            Some(Self { color, token, lsn })
+        })();
+        parsed.ok_or_else(|| {
+            fault(
+                Kind::InvalidInput,
+                "read the position",
+                format!("{position} is not one that this replicator made"),
+            )
+        })
+    }
+}
+
+impl crate::replicator::PgReplicator {
+    /// See `Replicator::arm`.
+    pub(crate) async fn arm_cutover(&self, to: Color) -> Result<()> {
+        let settings = &self.context.settings;
+        let (forth, from) = (Direction::to(to), to.other());
+        self.round_trip(forth, Duration::from_secs(5)).await?;
+        self.keeper().take();
+        self.ensure_way_back(to).await?;
+        *self.keeper() = Some(crate::keeper::Keeper::spawn(self.context.clone(), reverse(forth)));
+        let started = Instant::now();
+        let armed = Armed::open(&self.context, to).await?;
+        tracing::debug!(migration = %settings.name, %from, %to, elapsed = ?started.elapsed(), "armed");
+        *self.armed.lock().await = Some(armed);
+        Ok(())
+    }
+
+    /// Publication and slot at `to`, and a subscription at the other side that does not run.
+    async fn ensure_way_back(&self, to: Color) -> Result<()> {
+        let settings = &self.context.settings;
+        let back = Direction::from(to);
+        let name = self.name_of(back);
+        let (origin, follower) = tokio::try_join!(settings.connect(to), settings.connect(to.other()))?;
+        let tables = catalog::tables(&follower).await?;
+        let slot_state = slot::look(&origin, &name).await?;
+        let subscription = mirror::look(&follower, &name).await?;
+        if let Some(s) = subscription.as_ref().filter(|s| s.enabled || s.worker.is_some()) {
+            return Err(fault(
+                Kind::Diverged,
+                "arm the way back",
+                format!("the mirror {back} runs (worker {:?})", s.worker),
+            ));
+        }
+        let whole = slot_state.as_ref().is_some_and(|s| !s.lost)
+            && subscription.is_some()
+            && mirror::published(&origin, &name).await?.as_ref() == Some(&tables);
+        if !whole {
+            mirror::unsubscribe(&follower, &name).await?;
+            slot::drop(&origin, &name).await?;
+            mirror::publish(&origin, &name, &tables).await?;
+            slot::create(&origin, &name, self.context.options.slot_wait).await?;
+            let version = catalog::version(&follower).await?;
+            mirror::subscribe(&*follower, version, &name, settings.server(to)).await?;
+        }
+        origin
+            .query_typed(slot::ADVANCE, &[(&name, Type::NAME)])
+            .await
+            .map_err(PgError::from)
+            .doing(format!("advance the replication slot {name}"))?;
+        Ok(())
+    }
+}

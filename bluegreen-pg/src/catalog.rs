@@ -1,0 +1,107 @@
+//! Reading a server's catalogue: its version, the tables that are mirrored, what the mirror says of them.
+
+use crate::connect::Session;
+use crate::error::{Doing, fault};
+use crate::ident::Relation;
+use bluegreen_core::{Kind, Result};
+use tokio_postgres::GenericClient;
+
+/// Which relations belong to the application: not the system's, not an extension's, not ours, and on disk for good.
+/// To be completed with a condition on `c.relkind`.
+const APPLICATION: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') AND c.relpersistence = 'p' \
+     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
+
+/// The server's version as it counts: 150018 is 15.18.
+pub(crate) async fn version(session: &Session) -> Result<u32> {
+    let row = session
+        .query_one("SELECT current_setting('server_version_num')::int", &[])
+        .await
+        .doing("read the server's version")?;
+    u32::try_from(row.get::<_, i32>(0))
+        .map_err(|_| fault(Kind::Unexpected, "read the server's version", "it is negative"))
+}
+
+/// The tables with rows that are mirrored, leaves of partitions among them, in one order everywhere.
+pub(crate) async fn tables(session: &Session) -> Result<Vec<Relation>> {
+    relations(session, "c.relkind = 'r'").await
+}
+
+/// The tables and the roots of partitioned ones: what the fence locks.
+pub(crate) async fn lockable(session: &Session) -> Result<Vec<Relation>> {
+    relations(session, "c.relkind IN ('r', 'p')").await
+}
+
+/// All sequences, free-standing ones too.
+pub(crate) async fn sequences(session: &Session) -> Result<Vec<Relation>> {
+    relations(session, "c.relkind = 'S'").await
+}
+
+async fn relations(session: &Session, condition: &str) -> Result<Vec<Relation>> {
+    let sql = format!(
+        "SELECT n.nspname::text, c.relname::text {APPLICATION} AND {condition} \
+         ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\""
+    );
+    let rows = session.query(&sql, &[]).await.doing("list the tables")?;
+    Ok(rows
+        .iter()
+        .map(|r| Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1)))
+        .collect())
+}
+
+/// Tables whose `UPDATE` and `DELETE` fail the moment they are published: no key that identifies a row.
+pub(crate) async fn without_identity(session: &Session) -> Result<Vec<Relation>> {
+    relations(
+        session,
+        "c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS \
+         (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate))",
+    )
+    .await
+}
+
+/// A digest of a list of names: `n` and `c` must be a namespace and a class in the query.
+const DIGEST: &str = "coalesce(md5(string_agg(format('%I.%I', n.nspname, c.relname), ',' \
+     ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\")), 'none')";
+
+/// One statement for the writer's side, run in the pause: `$1` is the publication. Returns the digest of the
+/// application's tables, the digest of the published ones, and the prepared transactions.
+pub(crate) fn writer_check() -> String {
+    format!(
+        "SELECT (SELECT {DIGEST} {APPLICATION} AND c.relkind = 'r'), \
+         (SELECT {DIGEST} FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
+          JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+          WHERE p.pubname = $1 AND n.nspname <> 'bluegreen'), \
+         (SELECT string_agg(gid, ', ') FROM pg_prepared_xacts WHERE database = current_database())"
+    )
+}
+
+/// One statement for the follower's side, run in the pause: `$1` is the subscription. Returns the digest of its tables,
+/// how many of them are not ready, and its worker's pid.
+pub(crate) fn follower_check() -> String {
+    format!(
+        "SELECT (SELECT {DIGEST} FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid \
+          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.srsubid = s.oid AND n.nspname <> 'bluegreen'), \
+         (SELECT count(*) FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND r.srsubstate <> 'r'), \
+         (SELECT max(w.pid) FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.relid IS NULL) \
+         FROM pg_subscription s WHERE s.subname = $1 \
+         AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+}
+
+/// Whether we may call the function.
+pub(crate) async fn may_execute(client: &impl GenericClient, function: &str) -> Result<bool> {
+    let row = client
+        .query_one("SELECT has_function_privilege($1::text, 'execute')", &[&function])
+        .await
+        .doing("look at our rights")?;
+    Ok(row.get(0))
+}
+
+/// Whether we may change the setting, which only superusers may by default.
+pub(crate) async fn is_superuser(client: &impl GenericClient) -> Result<bool> {
+    let row = client
+        .query_one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[])
+        .await
+        .doing("look at our rights")?;
+    Ok(row.get(0))
+}

@@ -1,0 +1,106 @@
+//! Keeps the idle slot of the way back at the end of the log: it must not hold log, and a long advance would land in
+//! the pause.
+
+use crate::error::describe;
+use crate::ident::mirror_name;
+use crate::replicator::Context;
+use crate::slot::ADVANCE;
+use bluegreen_core::Direction;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+/// A second's worth of log is advanced over in a few milliseconds.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A task that advances the idle slot of a direction. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    paused: AtomicBool,
+    /// Held during an advance: a slot can be advanced by one session at a time.
+    busy: tokio::sync::Mutex<()>,
+}
+
+impl Keeper {
+    /// Starts it.
+    pub(crate) fn spawn(context: Arc<Context>, direction: Direction) -> Self {
+        let shared = Arc::new(Shared::default());
+        let task = tokio::spawn(keep(context, direction, shared.clone()));
+        Self { shared, task }
+    }
+
+    /// From now on it leaves the slot alone, but for an advance that is under way.
+    pub(crate) fn pause(&self) -> Pause {
+        self.shared.paused.store(true, Ordering::SeqCst);
+        Pause(self.shared.clone())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The keeper keeps off until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Pause(Arc<Shared>);
+
+impl Pause {
+    /// Waits until an advance that was under way has ended.
+    pub(crate) async fn quiet(&self) {
+        drop(self.0.busy.lock().await);
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.paused.store(false, Ordering::SeqCst);
+    }
+}
+
+async fn keep(context: Arc<Context>, direction: Direction, shared: Arc<Shared>) {
+    let slot = mirror_name(&context.settings.name, direction);
+    let mut session = None;
+    loop {
+        tokio::time::sleep(EVERY).await;
+        if session.is_none() {
+            match context.settings.connect(direction.origin()).await {
+                Ok(new) => session = Some(new),
+                Err(e) => {
+                    tracing::warn!(error = %e, slot, "the idle slot cannot be advanced now");
+                    continue;
+                }
+            }
+        }
+        let Some(open) = &session else { continue };
+        let advanced = {
+            let _busy = shared.busy.lock().await;
+            if shared.paused.load(Ordering::SeqCst) {
+                continue;
+            }
+            open.query_typed(ADVANCE, &[(&slot, Type::NAME)]).await
+        };
+        match advanced {
+            Ok(_) => {}
+            // Its mirror runs again, or is gone: nothing to keep.
+            Err(e) if e.code() == Some(&SqlState::UNDEFINED_OBJECT) => return,
+            Err(e) if e.code() == Some(&SqlState::OBJECT_IN_USE) => {
+                tracing::debug!(slot, "the slot is in use");
+            }
+            Err(e) => {
+                tracing::warn!(error = %describe(&e), slot, "the idle slot was not advanced");
+                session = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The `bluegreen` schema on both sides: the marker whose arrival proves, what was made by us, and how far we got.
+
+use crate::connect::Session;
+use crate::error::Doing;
+use bluegreen_core::Result;
+use tokio_postgres::GenericClient;
+
+/// The mirrored marker. Only the writer's side is ever updated; the row travels.
+pub(crate) const MARKER: &str = "bluegreen.marker";
+
+const SETUP: &str = "
+CREATE SCHEMA IF NOT EXISTS bluegreen;
+CREATE TABLE IF NOT EXISTS bluegreen.marker (
+    migration text PRIMARY KEY, token bigint NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS bluegreen.state (
+    migration text PRIMARY KEY, stage text NOT NULL, opened_at timestamptz, proof bigint NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS bluegreen.made (
+    migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
+";
+
+/// How far a side got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing of ours is there.
+    Unknown,
+    /// The first copy's origin: it has rows of its own.
+    Origin,
+    /// The first copy began and is not known to have ended.
+    Copying,
+    /// The first copy is complete and its subscription exists.
+    Ready,
+}
+
+/// Makes our schema and this migration's rows in it, where they are not there yet.
+pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage) -> Result<()> {
+    let doing = "make the schema bluegreen";
+    session.batch_execute(SETUP).await.doing(doing)?;
+    session
+        .execute(
+            "INSERT INTO bluegreen.marker (migration) VALUES ($1) ON CONFLICT DO NOTHING",
+            &[&migration],
+        )
+        .await
+        .doing(doing)?;
+    session
+        .execute(
+            "INSERT INTO bluegreen.state (migration, stage) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[&migration, &stage.word()],
+        )
+        .await
+        .doing(doing)?;
+    Ok(())
+}
+
+impl Stage {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Origin => "origin",
+            Self::Copying => "copying",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+/// Whether our schema is there at all.
+pub(crate) async fn is_set_up(client: &impl GenericClient) -> Result<bool> {
+    let row = client
+        .query_one("SELECT to_regclass('bluegreen.state') IS NOT NULL", &[])
+        .await
+        .doing("look for the schema bluegreen")?;
+    Ok(row.get(0))
+}
+
+/// How far this side got.
+pub(crate) async fn stage(session: &Session, migration: &str) -> Result<Stage> {
+    if !is_set_up(&**session).await? {
+        return Ok(Stage::Unknown);
+    }
+    let row = session
+        .query_opt("SELECT stage FROM bluegreen.state WHERE migration = $1", &[&migration])
+        .await
+        .doing("read how far the migration got")?;
+    Ok(match row.as_ref().map(|r| r.get::<_, &str>(0)) {
+        Some("origin") => Stage::Origin,
+        Some("copying") => Stage::Copying,
+        Some("ready") => Stage::Ready,
+        _ => Stage::Unknown,
+    })
+}
+
+/// Records how far this side got.
+pub(crate) async fn set_stage(client: &impl GenericClient, migration: &str, stage: Stage) -> Result<()> {
+    client
+        .execute(
+            "UPDATE bluegreen.state SET stage = $2 WHERE migration = $1",
+            &[&migration, &stage.word()],
+        )
+        .await
+        .doing("record how far the migration got")?;
+    Ok(())
+}
+
+/// The statement that moves the marker on. It returns the token and a point in the log before the marker's commit and
+/// after every commit before it: other databases' records may follow, so a later point could be one the follower's
+/// origin never reaches.
+pub(crate) const MOVE: &str = "UPDATE bluegreen.marker SET token = token + 1 WHERE migration = $1 \
+     RETURNING token, pg_current_wal_insert_lsn()::text";
+
+/// The token that has arrived.
+pub(crate) const ARRIVED: &str = "SELECT token FROM bluegreen.marker WHERE migration = $1";
+
+/// Whether token `$2` has arrived in migration `$1`, and origin `$3` is durably at or after the log position `$4`.
+pub(crate) const PROOF: &str = "SELECT CASE WHEN token >= $2 \
+     THEN coalesce(pg_replication_origin_progress($3, true) >= $4::text::pg_lsn, false) ELSE false END \
+     FROM bluegreen.marker WHERE migration = $1";
+
+/// The same where the origin may not be looked at: a commit of our own, flushed, makes all that came before it durable.
+pub(crate) const OWN_COMMIT: &str = "UPDATE bluegreen.state SET proof = $2 WHERE migration = $1";
+
+/// Takes away this migration's rows, and the schema with the last of them.
+pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> {
+    let doing = "drop the schema bluegreen";
+    if !is_set_up(&**session).await? {
+        return Ok(());
+    }
+    for table in ["marker", "made", "state"] {
+        session
+            .execute(
+                &format!("DELETE FROM bluegreen.{table} WHERE migration = $1"),
+                &[&migration],
+            )
+            .await
+            .doing(doing)?;
+    }
+    let others: i64 = session
+        .query_one("SELECT count(*) FROM bluegreen.state", &[])
+        .await
+        .doing(doing)?
+        .get(0);
+    if others == 0 {
+        session
+            .batch_execute("DROP SCHEMA IF EXISTS bluegreen CASCADE")
+            .await
+            .doing(doing)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Publication and subscription of a mirror, in either direction. A mirror's publication, slot and subscription share
+//! one name.
+
+use crate::connect::{Server, Session};
+use crate::error::{Doing, PROVIDER, fault};
+use crate::ident::{Relation, ident, literal};
+use crate::marker::MARKER;
+use bluegreen_core::{Error, Kind, Result};
+use std::time::{Duration, Instant};
+use tokio_postgres::GenericClient;
+
+/// Makes the publication of exactly these tables and the marker. Never `FOR ALL TABLES`: that one would publish tables
+/// made later, which the follower does not have.
+pub(crate) async fn publish(session: &Session, name: &str, tables: &[Relation]) -> Result<()> {
+    let list: Vec<String> = std::iter::once(MARKER.to_owned())
+        .chain(tables.iter().map(ToString::to_string))
+        .map(|t| format!("ONLY {t}"))
+        .collect();
+    let name = ident(name);
+    session
+        .batch_execute(&format!(
+            "BEGIN; DROP PUBLICATION IF EXISTS {name}; CREATE PUBLICATION {name} FOR TABLE {}; COMMIT",
+            list.join(", ")
+        ))
+        .await
+        .doing(format!("create the publication {name}"))
+}
+
+/// The tables of the publication without the marker, ordered; none if there is no such publication.
+pub(crate) async fn published(session: &Session, name: &str) -> Result<Option<Vec<Relation>>> {
+    let doing = "read the publication";
+    let exists = session
+        .query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[&name])
+        .await
+        .doing(doing)?;
+    if exists.is_none() {
+        return Ok(None);
+    }
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, c.relname::text FROM pg_publication p \
+             JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 AND n.nspname <> 'bluegreen' \
+             ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"",
+            &[&name],
+        )
+        .await
+        .doing(doing)?;
+    Ok(Some(
+        rows.iter()
+            .map(|r| Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1)))
+            .collect(),
+    ))
+}
+
+/// Drops the publication if it is there.
+pub(crate) async fn unpublish(session: &Session, name: &str) -> Result<()> {
+    session
+        .batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", ident(name)))
+        .await
+        .doing(format!("drop the publication {name}"))
+}
+
+/// Makes the subscription, not running, on a slot that is there. `from` is the server that is subscribed to.
+pub(crate) async fn subscribe(client: &impl GenericClient, version: u32, name: &str, from: &Server) -> Result<()> {
+    let origin = if version >= 160_000 { ", origin = none" } else { "" };
+    let sql = format!(
+        "CREATE SUBSCRIPTION {0} CONNECTION {1} PUBLICATION {0} \
+         WITH (create_slot = false, copy_data = false, enabled = false, slot_name = {2}{origin})",
+        ident(name),
+        literal(&from.from_peer().with_password()),
+        literal(name),
+    );
+    let doing = format!("create the subscription {name} to {}", from.from_peer());
+    client.batch_execute(&sql).await.doing(doing.clone()).map_err(|e| {
+        // Without its source: a server may repeat the connection string it was given.
+        Error::new(e.kind(), doing, from.from_peer().redact(e.message())).provider(PROVIDER)
+    })
+}
+
+/// What is known of a subscription.
+#[derive(Debug, Clone)]
+pub(crate) struct SubscriptionState {
+    pub(crate) oid: u32,
+    pub(crate) enabled: bool,
+    /// The apply worker, while it lives.
+    pub(crate) worker: Option<i32>,
+}
+
+/// The subscription, if it is there.
+pub(crate) async fn look(session: &Session, name: &str) -> Result<Option<SubscriptionState>> {
+    let row = session
+        .query_opt(
+            "SELECT s.oid, s.subenabled, \
+             (SELECT max(w.pid) FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.relid IS NULL) \
+             FROM pg_subscription s WHERE s.subname = $1 \
+             AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            &[&name],
+        )
+        .await
+        .doing("look for the subscription")?;
+    Ok(row.map(|r| SubscriptionState {
+        oid: r.get(0),
+        enabled: r.get(1),
+        worker: r.get(2),
+    }))
+}
+
+/// Switches the subscription on.
+pub(crate) async fn enable(session: &Session, name: &str) -> Result<()> {
+    session
+        .batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(name)))
+        .await
+        .doing(format!("enable the subscription {name}"))
+}
+
+/// Switches the subscription off; its worker ends a moment later.
+pub(crate) async fn disable(session: &Session, name: &str) -> Result<()> {
+    session
+        .batch_execute(&format!("ALTER SUBSCRIPTION {} DISABLE", ident(name)))
+        .await
+        .doing(format!("disable the subscription {name}"))
+}
+
+/// Waits until the subscription's worker is gone: before that it may still apply a change.
+pub(crate) async fn wait_for_worker_to_go(session: &Session, name: &str, within: Duration) -> Result<()> {
+    let until = Instant::now() + within;
+    while look(session, name).await?.is_some_and(|s| s.worker.is_some()) {
+        if Instant::now() > until {
+            return Err(fault(
+                Kind::Timeout,
+                format!("stop the subscription {name}"),
+                format!("its apply worker is still there after {within:?}"),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// Drops the subscription if it is there, without asking the other server: its slot is dropped there by itself.
+pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
+    if look(session, name).await?.is_none() {
+        return Ok(());
+    }
+    let quoted = ident(name);
+    for sql in [
+        format!("ALTER SUBSCRIPTION {quoted} DISABLE"),
+        format!("ALTER SUBSCRIPTION {quoted} SET (slot_name = NONE)"),
+        format!("DROP SUBSCRIPTION IF EXISTS {quoted}"),
+    ] {
+        session
+            .batch_execute(&sql)
+            .await
+            .doing(format!("drop the subscription {name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Work in the background and how far it is: what dies there is seen, never quiet.
+
+use bluegreen_core::{MirrorStatus, Progress, Result};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinHandle;
+
+/// Told by the work, read by `status`.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    stage: Mutex<String>,
+    failed: Mutex<Option<String>>,
+    copying: std::sync::atomic::AtomicBool,
+    pub(crate) rows_done: AtomicU64,
+    pub(crate) rows_total: AtomicU64,
+    pub(crate) bytes_done: AtomicU64,
+    pub(crate) bytes_total: AtomicU64,
+}
+
+impl Report {
+    /// What it is at.
+    pub(crate) fn stage(&self, stage: impl Into<String>) {
+        let stage = stage.into();
+        tracing::info!(%stage, "mirror");
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    /// From now on rows are counted.
+    pub(crate) fn copying(&self, rows: u64, bytes: u64) {
+        self.rows_total.store(rows, Ordering::Relaxed);
+        self.bytes_total.store(bytes, Ordering::Relaxed);
+        self.copying.store(true, Ordering::Relaxed);
+    }
+
+    fn status(&self) -> MirrorStatus {
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !self.copying.load(Ordering::Relaxed) {
+            return MirrorStatus::Preparing(stage);
+        }
+        let progress = |done: &AtomicU64, total: &AtomicU64| {
+            let done = done.load(Ordering::Relaxed);
+            Progress {
+                done,
+                // The total is an estimate: it is never below what is done.
+                total: total.load(Ordering::Relaxed).max(done),
+            }
+        };
+        MirrorStatus::Copying {
+            rows: progress(&self.rows_done, &self.rows_total),
+            bytes: progress(&self.bytes_done, &self.bytes_total),
+            stage,
+        }
+    }
+}
+
+/// A task of ours. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Work {
+    report: Arc<Report>,
+    task: JoinHandle<()>,
+}
+
+impl Work {
+    /// Starts it; its error is kept.
+    pub(crate) fn spawn<F>(first_stage: &str, work: impl FnOnce(Arc<Report>) -> F) -> Self
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let report = Arc::new(Report::default());
+        report.stage(first_stage);
+        let future = work(report.clone());
+        let told = report.clone();
+        let task = tokio::spawn(async move {
+            if let Err(e) = future.await {
+                tracing::error!(error = %e, "the mirror's background work failed");
+                *told.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string());
+            }
+        });
+        Self { report, task }
+    }
+
+    /// Where it is; none once it is done well.
+    pub(crate) fn status(&self) -> Option<MirrorStatus> {
+        let finished = self.task.is_finished();
+        let failed = self
+            .report
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match (finished, failed) {
+            (_, Some(error)) => Some(MirrorStatus::Failed(error)),
+            (false, None) => Some(self.report.status()),
+            (true, None) => None,
+        }
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,256 @@
+//! `PgReplicator` and its builder. The `Replicator` methods here are the table of contents of the rest.
+
+use crate::armed::Armed;
+use crate::connect::{Server, Settings};
+use crate::keeper::Keeper;
+use crate::progress::Work;
+use crate::status::Watch;
+use async_trait::async_trait;
+use bluegreen_core::{Color, Direction, Finding, MirrorStatus, Position, Replicator, Result};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What can be set, beside the servers.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) copy_jobs: usize,
+    pub(crate) fence_lock_timeout: Duration,
+    pub(crate) slot_wait: Duration,
+    pub(crate) tools: Option<PathBuf>,
+}
+
+/// What every part gets: the servers and the options.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) options: Options,
+}
+
+/// Moves a PostgreSQL database. Made by [`new`](Self::new) or [`builder`](Self::builder).
+///
+/// Several processes may hold one for the same migration, one after the other: what it must remember is in the two
+/// databases (schema `bluegreen`), except the lock of a fence, which dies with its process on purpose.
+#[derive(Debug)]
+pub struct PgReplicator {
+    pub(crate) context: Arc<Context>,
+    /// The background work of a direction: the first copy, or the turning round of the mirrors.
+    work: Mutex<HashMap<Direction, Work>>,
+    /// What the last look at each mirror saw, to tell a worker that is late from one that is dead.
+    pub(crate) watch: tokio::sync::Mutex<HashMap<Direction, Watch>>,
+    /// The sessions of a cut-over, opened before its pause.
+    pub(crate) armed: tokio::sync::Mutex<Option<Armed>>,
+    keeper: Mutex<Option<Keeper>>,
+}
+
+/// Builds a [`PgReplicator`]. See [`PgReplicator::builder`].
+#[derive(Debug, Clone)]
+pub struct PgReplicatorBuilder {
+    name: String,
+    blue: Side,
+    green: Side,
+    options: Options,
+}
+
+#[derive(Clone, Default)]
+struct Side {
+    database: String,
+    from_peer: Option<String>,
+    password: Option<String>,
+}
+
+impl std::fmt::Debug for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Side { .. }")
+    }
+}
+
+impl PgReplicator {
+    /// A replicator of the migration `name` between two databases, given in either of libpq's forms.
+    ///
+    /// ```
+    /// use bluegreen_pg::PgReplicator;
+    /// let replicator = PgReplicator::new(
+    ///     "shop",
+    ///     "postgresql://mover@old.example/shop?sslmode=verify-full",
+    ///     "host=new.example user=mover dbname=shop sslmode=verify-full",
+    /// )?;
+    /// # Ok::<(), bluegreen_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When a connection string cannot be read.
+    pub fn new(name: impl Into<String>, blue: impl Into<String>, green: impl Into<String>) -> Result<Self> {
+        Self::builder(name, blue, green).build()
+    }
+
+    /// The same with more to say.
+    pub fn builder(name: impl Into<String>, blue: impl Into<String>, green: impl Into<String>) -> PgReplicatorBuilder {
+        let side = |database: String| Side {
+            database,
+            ..Side::default()
+        };
+        PgReplicatorBuilder {
+            name: name.into(),
+            blue: side(blue.into()),
+            green: side(green.into()),
+            options: Options {
+                copy_jobs: 4,
+                fence_lock_timeout: Duration::from_millis(100),
+                slot_wait: Duration::from_secs(60),
+                tools: None,
+            },
+        }
+    }
+
+    /// The servers.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.context.settings
+    }
+
+    pub(crate) fn name_of(&self, direction: Direction) -> String {
+        crate::ident::mirror_name(&self.context.settings.name, direction)
+    }
+
+    pub(crate) fn work(&self) -> MutexGuard<'_, HashMap<Direction, Work>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn keeper(&self) -> MutexGuard<'_, Option<Keeper>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PgReplicatorBuilder {
+    /// How the *other* server reaches this side's; the same string as ours when not said.
+    #[must_use]
+    pub fn database_from_peer(mut self, color: Color, database: impl Into<String>) -> Self {
+        self.side(color).from_peer = Some(database.into());
+        self
+    }
+
+    /// The password of this side's user, where the connection string holds none.
+    #[must_use]
+    pub fn password(mut self, color: Color, password: impl Into<String>) -> Self {
+        self.side(color).password = Some(password.into());
+        self
+    }
+
+    /// How many streams the first copy has, and how many indexes are built at a time; 4 when not said.
+    #[must_use]
+    pub fn copy_jobs(mut self, jobs: usize) -> Self {
+        self.options.copy_jobs = jobs.max(1);
+        self
+    }
+
+    /// How long one try to lock all tables may make writers queue; 100 ms when not said.
+    #[must_use]
+    pub fn fence_lock_timeout(mut self, timeout: Duration) -> Self {
+        self.options.fence_lock_timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long a new slot may wait for open transactions to end; a minute when not said.
+    #[must_use]
+    pub fn slot_wait(mut self, wait: Duration) -> Self {
+        self.options.slot_wait = wait;
+        self
+    }
+
+    /// The folder with `pg_dump` and `pg_restore`; looked for when not said.
+    #[must_use]
+    pub fn tools(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.tools = Some(folder.into());
+        self
+    }
+
+    /// Reads the connection strings. Connects to nothing.
+    ///
+    /// # Errors
+    /// `InvalidInput` that says which side's is wrong and how.
+    pub fn build(self) -> Result<PgReplicator> {
+        let server = |color, side: &Side| {
+            Server::new(
+                color,
+                &side.database,
+                side.from_peer.as_deref(),
+                side.password.as_deref(),
+            )
+        };
+        let settings = Settings {
+            blue: server(Color::Blue, &self.blue)?,
+            green: server(Color::Green, &self.green)?,
+            name: self.name,
+        };
+        Ok(PgReplicator {
+            context: Arc::new(Context {
+                settings,
+                options: self.options,
+            }),
+            work: Mutex::default(),
+            watch: tokio::sync::Mutex::default(),
+            armed: tokio::sync::Mutex::default(),
+            keeper: Mutex::default(),
+        })
+    }
+
+    fn side(&mut self, color: Color) -> &mut Side {
+        match color {
+            Color::Blue => &mut self.blue,
+            Color::Green => &mut self.green,
+        }
+    }
+}
+
+#[async_trait]
+impl Replicator for PgReplicator {
+    fn name(&self) -> &str {
+        crate::error::PROVIDER
+    }
+
+    async fn preflight(&self) -> Result<Vec<Finding>> {
+        Ok(crate::preflight::run(&self.context.settings).await)
+    }
+
+    async fn start(&self, direction: Direction) -> Result<()> {
+        self.start_mirror(direction).await
+    }
+
+    async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
+        self.mirror_status(direction).await
+    }
+
+    async fn arm(&self, to: Color) -> Result<()> {
+        self.arm_cutover(to).await
+    }
+
+    async fn fence(&self, color: Color, within: Duration) -> Result<Position> {
+        self.take_fence(color, within).await
+    }
+
+    async fn caught_up(&self, position: &Position) -> Result<bool> {
+        self.prove(position).await
+    }
+
+    async fn hand_over(&self, to: Color) -> Result<()> {
+        self.hand_to(to).await
+    }
+
+    async fn promote(&self, to: Color) -> Result<()> {
+        self.open_for(to).await
+    }
+
+    async fn unfence(&self, color: Color) -> Result<()> {
+        self.give_back(color).await
+    }
+
+    async fn stop(&self, writer: Color) -> Result<()> {
+        self.clean_up(writer).await
+    }
+
+    async fn leftovers(&self) -> Result<Vec<String>> {
+        self.what_is_left().await
+    }
+}

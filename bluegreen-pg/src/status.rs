@@ -1,0 +1,163 @@
+//! Where a mirror is, and whether it is late or dead.
+
+use crate::connect::Session;
+use crate::error::Doing;
+use crate::fence::marker_round_trip;
+use crate::marker::{self, Stage};
+use crate::replicator::PgReplicator;
+use crate::{mirror, slot};
+use bluegreen_core::{Direction, Lag, MirrorStatus, Result};
+use std::time::{Duration, Instant};
+
+/// A worker that is restarted by the server is back within this (its retry interval is 5 s by default).
+const WORKER_GRACE: Duration = Duration::from_secs(20);
+
+/// How long a look waits for the marker; a mirror that is slower is behind, not ill.
+const MARKER_WITHIN: Duration = Duration::from_millis(250);
+
+/// So many new errors of the apply worker without a change getting through mean that it will not mend itself.
+const ERRORS: i64 = 3;
+
+/// What the looks at one mirror saw.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    origin: Session,
+    follower: Session,
+    /// Since when there is no worker.
+    missing: Option<Instant>,
+    /// The worker's errors when a change last got through.
+    errors: i64,
+    time: Option<Duration>,
+}
+
+impl PgReplicator {
+    /// See `Replicator::status`.
+    pub(crate) async fn mirror_status(&self, direction: Direction) -> Result<MirrorStatus> {
+        let working = self.work().get(&direction).and_then(crate::progress::Work::status);
+        if let Some(status) = working {
+            return Ok(status);
+        }
+        let mut all = self.watch.lock().await;
+        let mut watch = match all.remove(&direction) {
+            Some(w) if !w.origin.is_closed() && !w.follower.is_closed() => w,
+            _ => self.watch_anew(direction).await?,
+        };
+        // Put back only after a look that worked: a broken session is not used again.
+        let status = self.look(direction, &mut watch).await?;
+        all.insert(direction, watch);
+        Ok(status)
+    }
+
+    async fn watch_anew(&self, direction: Direction) -> Result<Watch> {
+        let settings = &self.context.settings;
+        let (origin, follower) = tokio::try_join!(
+            settings.connect(direction.origin()),
+            settings.connect(direction.follower())
+        )?;
+        let errors = apply_errors(&follower, &self.name_of(direction)).await?;
+        Ok(Watch {
+            origin,
+            follower,
+            missing: None,
+            errors,
+            time: None,
+        })
+    }
+
+    async fn look(&self, direction: Direction, watch: &mut Watch) -> Result<MirrorStatus> {
+        let name = self.name_of(direction);
+        let migration = &self.context.settings.name;
+        let Some(subscription) = mirror::look(&watch.follower, &name).await? else {
+            let stage = marker::stage(&watch.follower, migration).await?;
+            return Ok(if stage == Stage::Copying {
+                MirrorStatus::Failed("the first copy was interrupted: start it again, it begins anew".into())
+            } else {
+                MirrorStatus::Absent
+            });
+        };
+        match slot::look(&watch.origin, &name).await? {
+            Some(state) if !state.lost => {}
+            found => {
+                let how = if found.is_some() {
+                    "lost its log (max_slot_wal_keep_size)"
+                } else {
+                    "is gone"
+                };
+                return Ok(MirrorStatus::Failed(format!(
+                    "the replication slot {name} {how}: stop the mirror and begin again"
+                )));
+            }
+        }
+        if !subscription.enabled {
+            watch.missing = None;
+            return Ok(MirrorStatus::Armed);
+        }
+        let errors = apply_errors(&watch.follower, &name).await?;
+        if subscription.worker.is_none() {
+            let since = *watch.missing.get_or_insert_with(Instant::now);
+            let dead = since.elapsed() > WORKER_GRACE || errors - watch.errors >= ERRORS;
+            return Ok(if dead {
+                broken(&name, errors - watch.errors)
+            } else {
+                MirrorStatus::Preparing("the subscription's apply worker starts".into())
+            });
+        }
+        watch.missing = None;
+        let (arrived, bytes) = tokio::try_join!(
+            marker_round_trip(&watch.origin, &watch.follower, migration, MARKER_WITHIN),
+            async {
+                let row = watch
+                    .origin
+                    .query_opt(
+                        "SELECT greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint \
+                         FROM pg_stat_replication WHERE application_name = $1",
+                        &[&name],
+                    )
+                    .await
+                    .doing("read the lag")?;
+                Ok(row.and_then(|r| r.get::<_, Option<i64>>(0)))
+            }
+        )?;
+        if arrived.is_some() {
+            watch.errors = errors;
+            watch.time = arrived;
+        } else if errors - watch.errors >= ERRORS {
+            return Ok(broken(&name, errors - watch.errors));
+        }
+        Ok(MirrorStatus::Streaming(Lag {
+            bytes: bytes.and_then(|b| u64::try_from(b).ok()).unwrap_or(0),
+            time: arrived.or(watch.time.filter(|t| *t > MARKER_WITHIN)).or(None),
+        }))
+    }
+}
+
+fn broken(name: &str, errors: i64) -> MirrorStatus {
+    MirrorStatus::Failed(format!(
+        "the subscription {name} does not get on ({errors} errors of its apply worker): the follower's server log says why \
+         (a row written there by hand, a missing table); mend that, or stop the mirror and begin again"
+    ))
+}
+
+/// How often the apply worker failed; unknown before version 15.
+async fn apply_errors(follower: &Session, name: &str) -> Result<i64> {
+    let doing = "read the apply worker's errors";
+    let known: bool = follower
+        .query_one(
+            "SELECT to_regclass('pg_catalog.pg_stat_subscription_stats') IS NOT NULL",
+            &[],
+        )
+        .await
+        .doing(doing)?
+        .get(0);
+    if !known {
+        return Ok(0);
+    }
+    let row = follower
+        .query_opt(
+            "SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = $1",
+            &[&name],
+        )
+        .await
+        .doing(doing)?;
+    Ok(row.map_or(0, |r| r.get(0)))
+}

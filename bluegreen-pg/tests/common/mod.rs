@@ -1,0 +1,165 @@
+//! Two clusters, a replicator between them, and the ways to compare and to wait.
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
+
+use bluegreen_core::{Color, Direction, MirrorStatus, Position, Replicator};
+use bluegreen_pg::{PgReplicator, PgReplicatorBuilder};
+use bluegreen_testkit::servers::{PgBinaries, PgCluster, available};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+pub const DB: &str = "shop \"ü\"";
+pub const WITHIN: Duration = Duration::from_secs(5);
+
+pub struct Pair {
+    pub blue: PgCluster,
+    pub green: PgCluster,
+}
+
+impl Pair {
+    /// Two clusters, each with an empty database whose name needs quoting; none where PostgreSQL is not installed.
+    pub async fn start() -> Option<Self> {
+        available("PostgreSQL", PgBinaries::find())?;
+        let setting = |b: bluegreen_testkit::servers::PgClusterBuilder| {
+            b.setting("max_prepared_transactions", "5")
+                .setting("wal_retrieve_retry_interval", "500ms")
+        };
+        let (blue, green) = tokio::join!(
+            setting(PgCluster::builder()).start(),
+            setting(PgCluster::builder()).start()
+        );
+        let pair = Self {
+            blue: blue.unwrap(),
+            green: green.unwrap(),
+        };
+        pair.blue.create_database(DB).await.unwrap();
+        pair.green.create_database(DB).await.unwrap();
+        Some(pair)
+    }
+
+    pub fn url(&self, color: Color) -> String {
+        format!(
+            "host=127.0.0.1 port={} user=postgres dbname='{DB}'",
+            self.cluster(color).port()
+        )
+    }
+
+    pub fn cluster(&self, color: Color) -> &PgCluster {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+
+    pub fn builder(&self) -> PgReplicatorBuilder {
+        PgReplicator::builder("shop", self.url(Color::Blue), self.url(Color::Green)).copy_jobs(2)
+    }
+
+    pub fn replicator(&self) -> PgReplicator {
+        self.builder().build().unwrap()
+    }
+
+    pub async fn client(&self, color: Color) -> Client {
+        connect(&self.url(color)).await.unwrap()
+    }
+
+    /// A migration that streams from blue to green, `sql` being what blue had.
+    pub async fn mirrored(sql: &str) -> Option<(Self, PgReplicator)> {
+        let pair = Self::start().await?;
+        pair.client(Color::Blue).await.batch_execute(sql).await.unwrap();
+        let replicator = pair.replicator();
+        replicator.start(Direction::BlueToGreen).await.unwrap();
+        streaming(&replicator, Direction::BlueToGreen).await;
+        Some((pair, replicator))
+    }
+}
+
+pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+    tokio::spawn(async move {
+        // Its end is seen by the client's next statement.
+        let _ended = connection.await;
+    });
+    Ok(client)
+}
+
+/// Waits until the mirror streams; a failure of it is ours.
+pub async fn streaming(replicator: &PgReplicator, direction: Direction) {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = replicator.status(direction).await.unwrap();
+        match status {
+            MirrorStatus::Streaming(lag) if lag.time.is_some() => return,
+            MirrorStatus::Failed(why) => panic!("the mirror failed: {why}"),
+            MirrorStatus::Absent => panic!("there is no mirror"),
+            other => assert!(Instant::now() < until, "still {other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Asks until the follower has everything.
+pub async fn proved(replicator: &PgReplicator, position: &Position) {
+    let until = Instant::now() + WITHIN;
+    while !replicator.caught_up(position).await.unwrap() {
+        assert!(Instant::now() < until, "never caught up");
+    }
+}
+
+/// The whole pause, without a commit record.
+pub async fn cut_over(replicator: &PgReplicator, to: Color) {
+    replicator.arm(to).await.unwrap();
+    let position = replicator.fence(to.other(), WITHIN).await.unwrap();
+    proved(replicator, &position).await;
+    replicator.hand_over(to).await.unwrap();
+    replicator.promote(to).await.unwrap();
+}
+
+/// Every user table with a digest of its rows.
+pub async fn digests(client: &Client) -> Vec<(String, i64, String)> {
+    let tables = client
+        .query(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
+             ORDER BY 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut all = Vec::new();
+    for row in tables {
+        let table: String = row.get(0);
+        let row = client
+            .query_one(
+                &format!(
+                    "SELECT count(*), coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '') FROM {table} AS t"
+                ),
+                &[],
+            )
+            .await
+            .unwrap();
+        all.push((table, row.get(0), row.get(1)));
+    }
+    all
+}
+
+/// Every sequence's state.
+pub async fn sequences(client: &Client) -> Vec<(String, i64, bool)> {
+    let names = client
+        .query(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'S' AND n.nspname <> 'bluegreen' ORDER BY 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut all = Vec::new();
+    for row in names {
+        let name: String = row.get(0);
+        let row = client
+            .query_one(&format!("SELECT last_value, is_called FROM {name}"), &[])
+            .await
+            .unwrap();
+        all.push((name, row.get(0), row.get(1)));
+    }
+    all
+}
