@@ -70,10 +70,13 @@ impl Stage {
     }
 }
 
+/// What was acknowledged, what failed, and the longest wait.
+type Written = (Vec<String>, Vec<String>, Duration);
+
 /// Clients that write until they are stopped, each write with a token of its own.
 struct Writers {
     stop: Arc<AtomicBool>,
-    tasks: Vec<JoinHandle<(Vec<String>, Vec<String>, Duration)>>,
+    tasks: Vec<JoinHandle<Written>>,
 }
 
 impl Writers {

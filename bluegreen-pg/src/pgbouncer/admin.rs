@@ -7,8 +7,10 @@ use crate::conninfo::Conninfo;
 use crate::error::describe;
 use crate::tls::{SslMode, client_config};
 use bluegreen_core::Result;
+use futures::future::join_all;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
@@ -33,6 +35,8 @@ impl Drop for Console {
     }
 }
 
+type Answer = Result<Vec<SimpleQueryRow>, GateError>;
+
 /// What `SHOW DATABASES` says of our database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown {
@@ -43,12 +47,23 @@ pub(super) struct Shown {
     pub(super) min_pool_size: u32,
 }
 
+/// What was seen before the pause.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    /// Server connections that were being opened.
+    pub(super) logins: u32,
+    /// Whether the pause cannot tell if it cut off a login.
+    unknown: bool,
+}
+
 /// The console of one instance. Commands go over one connection and PAUSE, which blocks its own, over another.
 pub(super) struct Admin {
     conninfo: Conninfo,
     at: String,
     control: Mutex<Option<Arc<Console>>>,
     pauser: Mutex<Option<Arc<Console>>>,
+    /// Whether a login may have been cut off by the pause that is to be released; not known is yes.
+    cut_off: AtomicBool,
     /// `server_login_retry` before we shortened it.
     login_retry: std::sync::Mutex<Option<String>>,
 }
@@ -70,6 +85,7 @@ impl Admin {
             at,
             control: Mutex::default(),
             pauser: Mutex::default(),
+            cut_off: AtomicBool::new(true),
             login_retry: std::sync::Mutex::default(),
         })
     }
@@ -140,6 +156,10 @@ impl Admin {
         }
     }
 
+    fn login_retry(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.login_retry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn silent(&self, command: &str) -> GateError {
         GateError::Silent {
             at: self.at.clone(),
@@ -162,28 +182,48 @@ impl Admin {
         }
     }
 
-    /// One command on the kept connection. Once more on a new one if the kept one turns out to be broken: none of our
-    /// commands does more when it is done twice.
+    /// One command on the kept connection.
     async fn command(&self, command: &str) -> Result<Vec<SimpleQueryRow>, GateError> {
+        let [answer] = self.commands([command]).await?;
+        answer
+    }
+
+    /// Commands sent together: one round trip, done in this order. All once more on a new connection if the kept one turns
+    /// out to be broken: none of our commands does more when it is done twice.
+    async fn commands<const N: usize>(&self, commands: [&str; N]) -> Result<[Answer; N], GateError> {
         let mut fresh = false;
         loop {
             let console = self.open(&self.control).await?;
-            let answer = tokio::time::timeout(ANSWER, console.client.simple_query(command)).await;
-            match answer {
-                Ok(Ok(messages)) => return Ok(rows(messages)),
-                Ok(Err(error)) if error.as_db_error().is_none() && !fresh => fresh = true,
-                Ok(Err(error)) => return Err(self.refused(command, error)),
-                Err(_) => {
-                    // An answer that comes late must not be taken for the next one's.
-                    *self.control.lock().await = None;
-                    return Err(self.silent(command));
-                }
+            // Sent in the order in which they are first polled, which is theirs.
+            let answers = join_all(commands.map(|command| console.client.simple_query(command)));
+            let Ok(answers) = tokio::time::timeout(ANSWER, answers).await else {
+                // An answer that comes late must not be taken for the next one's.
+                *self.control.lock().await = None;
+                return Err(self.silent(&commands.join("; ")));
+            };
+            let broken = |answer: &Result<_, tokio_postgres::Error>| {
+                answer.as_ref().is_err_and(|error| error.as_db_error().is_none())
+            };
+            if answers.iter().any(broken) && !fresh {
+                *self.control.lock().await = None;
+                fresh = true;
+                continue;
             }
+            let mut answers = answers
+                .into_iter()
+                .zip(commands)
+                .map(|(answer, command)| answer.map(rows).map_err(|error| self.refused(command, error)));
+            return Ok(std::array::from_fn(|_| {
+                answers.next().expect("an answer for each command")
+            }));
         }
     }
 
     pub(super) async fn shown(&self, database: &str) -> Result<Shown, GateError> {
-        let rows = self.command("SHOW DATABASES").await?;
+        self.read_shown(database, &self.command("SHOW DATABASES").await?)
+    }
+
+    fn read_shown(&self, database: &str, rows: &[SimpleQueryRow]) -> Result<Shown, GateError> {
         let row = rows.iter().find(|row| row.get("name") == Some(database));
         let row = row.ok_or_else(|| GateError::NoDatabase {
             at: self.at.clone(),
@@ -206,9 +246,7 @@ impl Admin {
 
     /// A setting as `SHOW CONFIG` has it.
     pub(super) async fn setting(&self, key: &str) -> Result<Option<String>, GateError> {
-        let rows = self.command("SHOW CONFIG").await?;
-        let row = rows.iter().find(|row| row.get("key") == Some(key));
-        Ok(row.and_then(|row| row.get("value")).map(str::to_owned))
+        Ok(value_of(&self.command("SHOW CONFIG").await?, key))
     }
 
     /// `PgBouncer 1.18.0`.
@@ -217,11 +255,21 @@ impl Admin {
         Ok(rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned())
     }
 
-    /// How many server connections of the database are just being opened.
-    pub(super) async fn logins(&self, database: &str) -> Result<u32, GateError> {
-        let rows = self.command("SHOW POOLS").await?;
-        let ours = rows.iter().filter(|row| row.get("database") == Some(database));
-        Ok(ours.filter_map(|row| row.get("sv_login")?.parse::<u32>().ok()).sum())
+    /// What must be seen before anything is touched: that it answers and has the database.
+    pub(super) async fn before(&self, database: &str) -> Result<Before, GateError> {
+        let known = self.login_retry().is_some();
+        let config = if known { "SHOW VERSION" } else { "SHOW CONFIG" };
+        let [databases, pools, config] = self.commands(["SHOW DATABASES", "SHOW POOLS", config]).await?;
+        let shown = self.read_shown(database, &databases?)?;
+        let config = config?;
+        if !known {
+            *self.login_retry() = value_of(&config, "server_login_retry").filter(|now| !shortened(now));
+        }
+        Ok(Before {
+            logins: logins(database, &pools?),
+            // Of a pause that goes on, or that opens connections by itself, nothing is known.
+            unknown: shown.paused || shown.min_pool_size > 0,
+        })
     }
 
     /// Whether we may command and not only look. Asked of a database that is not paused, RESUME does nothing.
@@ -232,17 +280,29 @@ impl Admin {
         }
     }
 
-    pub(super) async fn reload(&self) -> Result<(), GateError> {
-        self.command("RELOAD").await.map(drop)
+    /// Makes it read its file again, and says what it then shows.
+    pub(super) async fn reload(&self, database: &str) -> Result<Shown, GateError> {
+        let [reloaded, shown] = self.commands(["RELOAD", "SHOW DATABASES"]).await?;
+        reloaded?;
+        self.read_shown(database, &shown?)
     }
 
     /// Asks for the pause and waits until it is complete, however long that is. Dropping this future does not take the
     /// pause back: [`resume`](Self::resume) does.
-    pub(super) async fn pause(&self, database: &str) -> Result<(), GateError> {
+    pub(super) async fn pause(&self, database: &str, before: Before) -> Result<(), GateError> {
         let console = self.open(&self.pauser).await?;
-        let command = format!("PAUSE {}", crate::ident::ident(database));
-        let answer = console.client.simple_query(&command).await;
-        answer.map(drop).map_err(|error| self.refused(&command, error))
+        let pause = format!("PAUSE {}", crate::ident::ident(database));
+        let earlier = self.cut_off.swap(true, Ordering::SeqCst);
+        // PgBouncer does nothing in between the two: what the first shows is what the pause met.
+        let (pools, paused) = tokio::join!(
+            console.client.simple_query("SHOW POOLS"),
+            console.client.simple_query(&pause),
+        );
+        let pools = rows(pools.map_err(|error| self.refused("SHOW POOLS", error))?);
+        paused.map_err(|error| self.refused(&pause, error))?;
+        let cut_off = logins(database, &pools) > 0 || (before.unknown && earlier);
+        self.cut_off.store(cut_off, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Closes the connection on which a pause is still being waited for; nothing is left to be sent on it.
@@ -256,11 +316,19 @@ impl Admin {
     /// begins new ones while it pauses) counts as failed, and for `server_login_retry`, 15 s by default, nobody is
     /// served. So that is shortened for the moment of the release.
     pub(super) async fn resume(&self, database: &str) -> Result<(), GateError> {
-        self.remember_login_retry().await?;
-        self.command(&format!("SET server_login_retry = '{LOGIN_RETRY}'"))
-            .await?;
-        let command = format!("RESUME {}", crate::ident::ident(database));
-        let resumed = self.command(&command).await;
+        let resume = format!("RESUME {}", crate::ident::ident(database));
+        let resumed = if self.cut_off.load(Ordering::SeqCst) {
+            if self.login_retry().is_none() {
+                let now = self.setting("server_login_retry").await?;
+                *self.login_retry() = now.filter(|now| !shortened(now));
+            }
+            let shorten = format!("SET server_login_retry = '{LOGIN_RETRY}'");
+            let [shortened, resumed] = self.commands([shorten.as_str(), resume.as_str()]).await?;
+            shortened?;
+            resumed
+        } else {
+            self.command(&resume).await
+        };
         if let Err(refused @ GateError::Refused { .. }) = resumed {
             // It says "not paused" in words that differ by version: what it shows counts.
             if self.shown(database).await?.paused {
@@ -271,35 +339,32 @@ impl Admin {
         resumed.map(drop)
     }
 
-    /// Notes what `server_login_retry` is, outside the pause.
-    pub(super) async fn remember_login_retry(&self) -> Result<(), GateError> {
-        let lock = || {
-            self.login_retry
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-        };
-        if lock().is_none() {
-            let now = self.setting("server_login_retry").await?;
-            *lock() = now.filter(|now| !shortened(now));
-        }
-        Ok(())
-    }
-
     /// Undoes what [`resume`](Self::resume) shortened; RELOAD does where it is not known what it was.
     pub(super) async fn restore_login_retry(&self) -> Result<(), GateError> {
-        let was = self
-            .login_retry
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone();
+        if !self.cut_off.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let was = self.login_retry().clone();
         match was {
             Some(was) => self
                 .command(&format!("SET server_login_retry = '{was}'"))
                 .await
                 .map(drop),
-            None => self.reload().await,
+            None => self.command("RELOAD").await.map(drop),
         }
     }
+}
+
+/// How many server connections of the database are just being opened.
+fn logins(database: &str, pools: &[SimpleQueryRow]) -> u32 {
+    let ours = pools.iter().filter(|row| row.get("database") == Some(database));
+    ours.filter_map(|row| row.get("sv_login")?.parse::<u32>().ok()).sum()
+}
+
+/// A setting among the rows of `SHOW CONFIG`.
+fn value_of(config: &[SimpleQueryRow], key: &str) -> Option<String> {
+    let row = config.iter().find(|row| row.get("key") == Some(key));
+    row.and_then(|row| row.get("value")).map(str::to_owned)
 }
 
 fn shortened(value: &str) -> bool {

@@ -59,8 +59,8 @@ pub(super) enum GateError {
     NotEffective {
         at: String,
         database: String,
-        seen: Upstream,
-        wanted: Upstream,
+        seen: Box<Upstream>,
+        wanted: Box<Upstream>,
         ini: PathBuf,
     },
     #[error("the PgBouncer at {at} sends {database:?} to {seen}, which is neither blue nor green")]
@@ -73,6 +73,8 @@ pub(super) enum GateError {
     Disagree { database: String, seen: String },
     #[error("the PgBouncer at {at} is still paused after RESUME: somebody else paused it again")]
     StillPaused { at: String },
+    #[error("the runtime is shutting down")]
+    ShutDown,
     #[error("{0}; and then the gate could not be released everywhere: {1}")]
     AndUnreleased(Box<GateError>, Box<GateError>),
 }
@@ -80,7 +82,7 @@ pub(super) enum GateError {
 impl GateError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unreachable { .. } => Kind::Unavailable,
+            Self::Unreachable { .. } | Self::ShutDown => Kind::Unavailable,
             Self::Login { .. } => Kind::Unauthenticated,
             Self::Silent { .. } | Self::Busy { .. } => Kind::Timeout,
             Self::Refused { message, .. } if message.contains("admin access needed") => Kind::PermissionDenied,

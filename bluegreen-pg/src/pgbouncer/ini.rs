@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const MAX_INCLUDE: usize = 10;
 
 /// The file that holds the database's line, and where in it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ini {
     path: PathBuf,
     text: Vec<u8>,
@@ -83,31 +83,39 @@ impl Ini {
         Some(text)
     }
 
-    /// Replaces the file in one step, with its owner and permissions; it is durable before it is seen.
-    pub(super) fn replace(&self, text: &[u8]) -> Result<(), GateError> {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let temporary = self.temporary();
-        let written = (|| {
-            self.prepare(&temporary)?.write_all_and_sync(text)?;
-            std::fs::rename(&temporary, &self.path)?;
-            File::open(folder)?.sync_all()
-        })();
-        written.map_err(|source| {
-            let source = match std::fs::remove_file(&temporary) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    io::Error::other(format!("{source}; {} is left behind: {error}", temporary.display()))
-                }
-                _ => source,
-            };
-            self.error("replaced", source)
-        })
+    /// Writes the new text beside the file. It is to be [synced](Staged::sync) before it is [swapped in](Self::swap).
+    pub(super) fn stage(&self, text: &[u8]) -> Result<Staged, GateError> {
+        let mut file = self.prepare().map_err(|source| self.error("written beside", source))?;
+        let written = file.write_all(text);
+        written.map_err(|source| self.error("written beside", source))?;
+        Ok(Staged(file))
     }
 
-    /// Whether [`replace`](Self::replace) would be allowed: makes the temporary file and takes it away again.
+    /// Puts what was [staged](Self::stage) in the file's place: whoever opens it sees the old text or the new.
+    pub(super) fn swap(&self) -> Result<(), GateError> {
+        std::fs::rename(self.temporary(), &self.path).map_err(|source| self.error("replaced", source))
+    }
+
+    /// Makes a [swap](Self::swap) survive a crash of the machine.
+    pub(super) fn sync(&self) -> Result<(), GateError> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|source| self.error("made durable", source))
+    }
+
+    /// Takes away what was staged and not swapped in, by this process or one before it.
+    pub(super) fn unstage(&self) -> Result<(), GateError> {
+        match std::fs::remove_file(self.temporary()) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(self.error("cleaned up beside", source)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether [`stage`](Self::stage) would be allowed: makes the temporary file and takes it away again.
     pub(super) fn replaceable(&self) -> Result<(), GateError> {
-        let temporary = self.temporary();
-        let tried = self.prepare(&temporary).and_then(|_| std::fs::remove_file(&temporary));
-        tried.map_err(|source| self.error("replaced", source))
+        let tried = self.prepare();
+        tried.map_err(|source| self.error("replaced", source))?;
+        self.unstage()
     }
 
     /// Always the same name: what a killed process left is overwritten by the next.
@@ -116,7 +124,8 @@ impl Ini {
         self.path.with_file_name(format!(".{name}.bluegreen"))
     }
 
-    fn prepare(&self, temporary: &Path) -> io::Result<Prepared> {
+    fn prepare(&self) -> io::Result<File> {
+        let temporary = self.temporary();
         let metadata = std::fs::metadata(&self.path)?;
         let mut options = OpenOptions::new();
         let file = options
@@ -124,16 +133,16 @@ impl Ini {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(temporary)?;
+            .open(&temporary)?;
         let ours = file.metadata()?;
         if (ours.uid(), ours.gid()) != (metadata.uid(), metadata.gid()) {
-            chown(temporary, Some(metadata.uid()), Some(metadata.gid()))?;
+            chown(&temporary, Some(metadata.uid()), Some(metadata.gid()))?;
         }
         file.set_permissions(metadata.permissions())?;
-        Ok(Prepared(file))
+        Ok(file)
     }
 
-    fn error(&self, action: &'static str, source: io::Error) -> GateError {
+    pub(super) fn error(&self, action: &'static str, source: io::Error) -> GateError {
         GateError::File {
             path: self.path.clone(),
             action,
@@ -142,11 +151,13 @@ impl Ini {
     }
 }
 
-struct Prepared(File);
+/// A new text that waits beside its file.
+#[derive(Debug)]
+pub(super) struct Staged(File);
 
-impl Prepared {
-    fn write_all_and_sync(mut self, text: &[u8]) -> io::Result<()> {
-        self.0.write_all(text)?;
+impl Staged {
+    /// Makes the text durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }
 }
@@ -345,7 +356,9 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let ini = Ini::read(&path, database).unwrap();
         let new = ini.pointed_at(upstream).unwrap();
-        ini.replace(&new).unwrap();
+        ini.stage(&new).unwrap().sync().unwrap();
+        ini.swap().unwrap();
+        ini.sync().unwrap();
         assert_eq!(Ini::read(&path, database).unwrap().upstream(), *upstream);
         assert!(Ini::read(&path, database).unwrap().pointed_at(upstream).is_none());
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
@@ -395,7 +408,9 @@ mod tests {
         std::os::unix::fs::symlink(at("elsewhere.ini"), at("real.ini")).unwrap();
         let ini = Ini::read(&at("main.ini"), "shop").unwrap();
         let new = ini.pointed_at(&to("green", 5432, "shop")).unwrap();
-        ini.replace(&new).unwrap();
+        ini.stage(&new).unwrap().sync().unwrap();
+        ini.swap().unwrap();
+        ini.sync().unwrap();
         assert_eq!(
             std::fs::read(at("elsewhere.ini")).unwrap(),
             b"shop = host=green\n; caf\xe9\n"
