@@ -1,6 +1,6 @@
 //! What a journal holds: entries. Data only; what they mean together is `state.rs`'s business.
 
-use crate::judge::Verdict;
+use crate::judge::{Evidence, Verdict};
 use crate::model::{Color, Direction, Position, Share};
 use crate::provider::{Finding, Snapshot};
 use crate::time::Timestamp;
@@ -188,6 +188,12 @@ pub enum Note {
         share: Share,
         /// The verdict.
         verdict: Verdict,
+        /// What was seen of blue meanwhile.
+        #[serde(default)]
+        blue: Evidence,
+        /// How far the mirror was behind, in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lag: Option<u64>,
         /// What the policy said.
         decision: crate::policy::Decision,
     },

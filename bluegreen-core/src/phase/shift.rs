@@ -10,9 +10,11 @@ use crate::judge::Verdict;
 use crate::model::{Color, Direction, Share};
 use crate::plan::Parts;
 use crate::policy::{Action, Decision, Observation};
+use crate::provider::MirrorStatus;
 use crate::spec::{Spec, WritePath};
 use crate::time::Timestamp;
 use async_trait::async_trait;
+use std::time::Duration;
 
 #[derive(Debug)]
 pub(super) struct Shift;
@@ -38,9 +40,16 @@ impl Step for Shift {
         if let Some(wait) = before_the_first_share(cx) {
             return Ok(wait);
         }
-        if cx.with.replicator.is_present() {
-            cx.mirror(Direction::BlueToGreen).await?;
+        if let Some(progress) = follow_what_was_judged(cx) {
+            return Ok(progress);
         }
+        let lag = match cx.with.replicator.is_present() {
+            true => match cx.mirror(Direction::BlueToGreen).await? {
+                MirrorStatus::Streaming(lag) => Some(lag.bytes),
+                _ => None,
+            },
+            false => None,
+        };
         let blue_ill = cx.probe(Color::Blue).await?;
         cx.probe(Color::Green).await?;
 
@@ -66,7 +75,7 @@ impl Step for Shift {
             verdict: seen.verdict.to_string(),
             decision: format!("{}: {}", decision.action, decision.reason),
         });
-        follow(cx, &seen, decision)
+        follow(cx, seen, decision, lag)
     }
 
     async fn undo(&self, cx: &Context<'_>) -> Result<Progress> {
@@ -165,30 +174,51 @@ fn lawful(decision: Decision, seen: &Observation) -> Decision {
     }
 }
 
-fn follow(cx: &Context<'_>, seen: &Observation, decision: Decision) -> Result<Progress> {
-    let ttl = |to: Share| -> Result<Progress> {
-        let asked = cx.state.traffic.asked;
-        let ttl = asked.map_or(0, |a| a.ttl);
-        cx.live.lock().failures = (0, 0);
-        let reason = format!("{}; {}", decision.reason, seen.verdict);
-        Ok(Progress::Note(Note::Asking {
-            share: to,
-            ttl,
-            ttl_before: ttl,
-            reason,
-        }))
-    };
-    match decision.action {
-        Action::Stay(_) => Ok(cx.look(decision.reason)),
-        Action::Advance(to) | Action::Retreat(to) => ttl(to),
-        Action::Complete => Ok(Progress::Done),
-        Action::Hold => Ok(Progress::Ask(format!(
+/// What follows from a decision: one that moves something is durable, with what it rests on, before it is followed.
+fn follow(cx: &Context<'_>, seen: Observation, decision: Decision, lag: Option<u64>) -> Result<Progress> {
+    Ok(match decision.action {
+        Action::Stay(_) => cx.look(decision.reason),
+        Action::Advance(_) | Action::Retreat(_) | Action::Complete => {
+            let since = seen.effective_since.unwrap_or(seen.since);
+            Progress::Note(Note::Judged {
+                share: seen.share,
+                verdict: seen.verdict,
+                blue: cx.evidence(Color::Blue, since),
+                lag,
+                decision,
+            })
+        }
+        Action::Hold => Progress::Ask(format!(
             "the policy holds at {}: {} ({}). Resume, retreat or abort",
             seen.share, decision.reason, seen.verdict
-        ))),
-        Action::Abort => Ok(Progress::GiveUp(format!(
-            "the policy gave up at {}: {}",
-            seen.share, decision.reason
-        ))),
+        )),
+        Action::Abort => Progress::GiveUp(format!("the policy gave up at {}: {}", seen.share, decision.reason)),
+    })
+}
+
+/// A judgement is followed at once, or, after a death in between, made anew.
+const FRESH: Duration = Duration::from_secs(10);
+
+fn follow_what_was_judged(cx: &Context<'_>) -> Option<Progress> {
+    let (at, Note::Judged { decision, .. }) = cx.own().notes.last()? else {
+        return None;
+    };
+    if cx.now().since(*at) > FRESH || cx.state.retreated && !matches!(decision.action, Action::Retreat(_)) {
+        return None;
+    }
+    match decision.action {
+        Action::Advance(share) | Action::Retreat(share) => {
+            let ttl = cx.state.traffic.asked.map_or(0, |a| a.ttl);
+            cx.live.lock().failures = (0, 0);
+            let reason = decision.reason.clone();
+            Some(Progress::Note(Note::Asking {
+                share,
+                ttl,
+                ttl_before: ttl,
+                reason,
+            }))
+        }
+        Action::Complete => Some(Progress::Done),
+        Action::Stay(_) | Action::Hold | Action::Abort => None,
     }
 }

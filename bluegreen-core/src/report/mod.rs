@@ -3,7 +3,7 @@
 mod page;
 
 use crate::journal::{Body, Entry, Note, Outcome, PausePart, Signal, StepName};
-use crate::judge::Verdict;
+use crate::judge::{Evidence, Verdict};
 use crate::model::{Color, Position, Share};
 use crate::policy::Decision;
 use crate::provider::Finding;
@@ -86,8 +86,12 @@ pub struct Judged {
     pub at: Timestamp,
     /// At which share.
     pub share: Share,
-    /// What the judge said.
+    /// What the judge said of green.
     pub verdict: Verdict,
+    /// What was seen of blue meanwhile.
+    pub blue: Evidence,
+    /// How far the mirror was behind, in bytes.
+    pub lag: Option<u64>,
     /// What the policy said.
     pub decision: Decision,
 }
@@ -252,11 +256,15 @@ impl Report {
             Note::Judged {
                 share,
                 verdict,
+                blue,
+                lag,
                 decision,
             } => self.judged.push(Judged {
                 at,
                 share,
                 verdict,
+                blue,
+                lag,
                 decision,
             }),
             Note::Commit { to, position, .. } => self.commits.push(Commit { at, to, position }),

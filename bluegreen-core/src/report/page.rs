@@ -65,7 +65,15 @@ impl fmt::Display for Report {
             format!("{}  {} is the writer{position}", clock(c.at), c.to)
         })?;
         section(f, "Judged", &self.judged, |j| {
-            format!("{}  at {}: {}; {}", clock(j.at), j.share, j.verdict, j.decision.reason)
+            let lag = j.lag.map(|bytes| format!(", {bytes} bytes behind")).unwrap_or_default();
+            format!(
+                "{}  at {}: {}; blue: {}{lag}; {}",
+                clock(j.at),
+                j.share,
+                j.verdict,
+                j.blue,
+                j.decision.reason
+            )
         })?;
         section(f, "Found before", &self.findings, |x| {
             format!("{} {}: {}", x.severity, x.id, x.seen)

@@ -81,6 +81,8 @@ fn samples() -> Vec<Entry> {
         noted(Note::Judged {
             share: Share::ZERO,
             verdict: Verdict::no_data(),
+            blue: bluegreen_core::Evidence::default(),
+            lag: Some(7),
             decision: bluegreen_core::Decision::new(bluegreen_core::Action::Stay(Some(until)), "no data"),
         }),
         Body::Waiting {
