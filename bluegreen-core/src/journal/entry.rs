@@ -189,7 +189,7 @@ pub enum Note {
         /// The verdict.
         verdict: Verdict,
         /// What was seen of blue meanwhile.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Evidence::is_empty")]
         blue: Evidence,
         /// How far the mirror was behind, in bytes.
         #[serde(default, skip_serializing_if = "Option::is_none")]

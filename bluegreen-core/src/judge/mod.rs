@@ -89,6 +89,14 @@ pub struct Evidence {
     pub p99: Option<Duration>,
 }
 
+impl Evidence {
+    /// Whether nothing was seen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.requests == 0
+    }
+}
+
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} requests, {} errors", self.requests, self.errors)?;
