@@ -226,6 +226,12 @@ impl Handle {
         self.inbox.send(signal);
     }
 
+    /// Asks a run in this process to end at the next point where nothing is held; its future then answers, and running it
+    /// again goes on. What a process that is told to end does before it ends.
+    pub fn stop(&self) {
+        self.inbox.stop();
+    }
+
     /// Begin nothing new. A pause that has begun is brought to its end.
     pub fn pause(&self) {
         self.signal(Signal::Pause);

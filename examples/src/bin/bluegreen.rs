@@ -1,0 +1,16 @@
+//! The `bluegreen` tool. `bluegreen --help` says what it does, `examples/shop.toml` is a file for it.
+
+use clap::Parser;
+use examples::tool::run::{self, Arguments};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    run::main(Arguments::parse()).await
+}

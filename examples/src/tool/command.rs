@@ -1,0 +1,100 @@
+//! Commands of the file, run by a shell: what green must pass, what deploys it, what takes blue away.
+
+use bluegreen_core::duration::format_duration;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// One command, where it runs and what it is told.
+#[derive(Debug, Clone)]
+pub struct Shell {
+    /// For `sh -c`.
+    pub command: String,
+    /// The folder it runs in.
+    pub folder: PathBuf,
+    /// What `BASE_URL` says; green's address.
+    pub base_url: Option<String>,
+    /// When it is given up and killed; never, if none.
+    pub timeout: Option<Duration>,
+}
+
+impl Shell {
+    /// Runs it. What it prints goes to our standard error: our standard output is for events.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends with another status than 0, or takes too long.
+    pub async fn run(self) -> Result<(), String> {
+        let Self {
+            command,
+            folder,
+            base_url,
+            timeout,
+        } = self;
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(&command).current_dir(&folder).kill_on_drop(true);
+        shell.stdin(Stdio::null()).stdout(Stdio::from(std::io::stderr()));
+        if let Some(url) = base_url {
+            shell.env("BASE_URL", url);
+        }
+        let mut child = shell
+            .spawn()
+            .map_err(|e| format!("{command:?} could not be started: {e}"))?;
+        let ended = match timeout {
+            None => child.wait().await,
+            Some(limit) => match tokio::time::timeout(limit, child.wait()).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    let limit = format_duration(limit);
+                    child
+                        .kill()
+                        .await
+                        .map_err(|e| format!("{command:?} took longer than {limit} and could not be killed: {e}"))?;
+                    return Err(format!("{command:?} took longer than {limit} and was killed"));
+                }
+            },
+        };
+        match ended {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("{command:?} ended with {status}")),
+            Err(e) => Err(format!("{command:?} could not be waited for: {e}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn shell(command: &str) -> Shell {
+        Shell {
+            command: command.into(),
+            folder: "/".into(),
+            base_url: Some("http://green".into()),
+            timeout: Some(Duration::from_secs(20)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_is_told_the_address_and_its_status_counts() {
+        assert_eq!(
+            shell("test \"$BASE_URL\" = http://green && test \"$PWD\" = /")
+                .run()
+                .await,
+            Ok(())
+        );
+        let failed = shell("exit 3").run().await.unwrap_err();
+        assert!(failed.contains("\"exit 3\" ended with exit status: 3"), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_takes_too_long_is_killed() {
+        let slow = Shell {
+            timeout: Some(Duration::from_millis(100)),
+            ..shell("exec sleep 60")
+        };
+        let failed = slow.run().await.unwrap_err();
+        assert!(failed.contains("took longer than 100ms and was killed"), "{failed}");
+    }
+}

@@ -1,0 +1,276 @@
+//! The tool's commands, and what their exit codes mean.
+
+use super::config::{Config, ConfigError};
+use super::render::{Lines, Out};
+use super::wire::{ReadJournal, migration};
+use bluegreen_core::{Entry, Error, FileJournal, Finding, Journal, Kind, Migration, Outcome, Severity, Signal, Status};
+use clap::{Parser, Subcommand};
+use futures::StreamExt;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Moves a live application from a blue environment to a green one, as one file describes it.
+///
+/// Exit codes: 0 done; 2 wrong usage or file; 3 rolled back; 4 a human is needed.
+#[derive(Debug, Parser)]
+#[command(name = "bluegreen", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what `run` would do. Contacts nobody.
+    Plan(On),
+    /// Look for everything that would be in the way. Changes nothing.
+    Preflight(On),
+    /// Run it, or go on with what was interrupted.
+    Run(On),
+    /// Say where it is.
+    Status(On),
+    /// Allow the next share, where it waits for that.
+    Approve(On),
+    /// Take all users back to blue, and stay there until resumed.
+    Retreat(On),
+    /// Begin nothing new.
+    Pause(On),
+    /// Go on.
+    Resume(On),
+    /// Give up and unwind; before the cut-over.
+    Abort(On),
+    /// Make blue the writer again and unwind; after the cut-over.
+    GoBack(On),
+}
+
+#[derive(Debug, clap::Args)]
+struct On {
+    /// The migration's file.
+    file: PathBuf,
+    /// Print a JSON object a line, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Done = 0,
+    Wrong = 2,
+    RolledBack = 3,
+    HumanNeeded = 4,
+}
+
+/// What stopped a command.
+enum Stopped {
+    Config(ConfigError),
+    Error(Error),
+}
+
+impl From<ConfigError> for Stopped {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Stopped {
+    fn ended(&self) -> Ended {
+        match self {
+            Self::Config(_) => Ended::Wrong,
+            Self::Error(e) if matches!(e.kind(), Kind::InvalidInput | Kind::NotFound | Kind::Unsupported) => {
+                Ended::Wrong
+            }
+            Self::Error(_) => Ended::HumanNeeded,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Config(e) => e.to_string(),
+            Self::Error(e) => e.to_string(),
+        }
+    }
+}
+
+/// Does what the command line asks for.
+pub async fn main(arguments: Arguments) -> ExitCode {
+    let (on, signal) = match arguments.command {
+        Command::Plan(on) => return finish(&on, plan(&on)),
+        Command::Preflight(on) => return finish(&on, preflight(&on).await),
+        Command::Run(on) => return finish(&on, run(&on).await),
+        Command::Status(on) => return finish(&on, status(&on)),
+        Command::Approve(on) => (on, Signal::Approve),
+        Command::Retreat(on) => (on, Signal::Retreat),
+        Command::Pause(on) => (on, Signal::Pause),
+        Command::Resume(on) => (on, Signal::Resume),
+        Command::Abort(on) => (on, Signal::Abort),
+        Command::GoBack(on) => (on, Signal::GoBack),
+    };
+    finish(&on, ask(&on, signal))
+}
+
+fn finish(on: &On, result: Result<Ended, Stopped>) -> ExitCode {
+    let ended = match result {
+        Ok(ended) => ended,
+        Err(stopped) => {
+            let (text, ended) = (stopped.text(), stopped.ended());
+            eprintln!("bluegreen: {text}");
+            on.out().value(&json!({"event": "error", "message": text}));
+            ended
+        }
+    };
+    on.out().value(&json!({"event": "ended", "code": ended as u8}));
+    ExitCode::from(ended as u8)
+}
+
+impl On {
+    fn out(&self) -> Out {
+        Out { json: self.json }
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.file)
+    }
+}
+
+fn plan(on: &On) -> Result<Ended, Stopped> {
+    let config = on.load()?;
+    let migration = migration(&config, ReadJournal(config.journal.clone()))?;
+    on.out().say(migration.plan().to_string());
+    on.out().value(&json!({"event": "plan", "plan": migration.plan()}));
+    Ok(Ended::Done)
+}
+
+async fn preflight(on: &On) -> Result<Ended, Stopped> {
+    let config = on.load()?;
+    let migration = migration(&config, ReadJournal(config.journal.clone()))?;
+    let findings = migration.preflight().await?;
+    on.out().findings(&findings);
+    Ok(if blocked(&findings) {
+        Ended::HumanNeeded
+    } else {
+        Ended::Done
+    })
+}
+
+fn blocked(findings: &[Finding]) -> bool {
+    findings.iter().any(|f| f.severity == Severity::Blocking)
+}
+
+async fn run(on: &On) -> Result<Ended, Stopped> {
+    let config = on.load()?;
+    let looker = ReadJournal(config.journal.clone());
+    if looker.load().await?.is_empty() {
+        // Before there is a journal, so that a file that was wrong can be corrected without a trace of it.
+        let findings = migration(&config, looker)?.preflight().await?;
+        if blocked(&findings) {
+            on.out().findings(&findings);
+            eprintln!("bluegreen: nothing was begun and nothing was changed: mend what blocks, then run it again");
+            return Ok(Ended::HumanNeeded);
+        }
+    }
+    let migration = migration(&config, FileJournal::open(&config.journal)?)?;
+    let outcome = watched(on, &migration).await?;
+    on.out().say(format!("\n{}", migration.report().await?));
+    on.out()
+        .value(&json!({"event": "report", "report": migration.report().await?}));
+    Ok(ending(&outcome))
+}
+
+/// Runs it and prints what happens. An interrupt stops it where nothing is held.
+async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
+    let out = on.out();
+    let mut events = migration.events();
+    let printer = tokio::spawn(async move {
+        let mut lines = Lines::default();
+        while let Some(event) = events.next().await {
+            out.value(&event);
+            if let Some(text) = lines.of(&event) {
+                out.say(text);
+            }
+        }
+    });
+    let listen = |kind| signal(kind).map_err(|e| Error::new(Kind::Unexpected, "listen for interrupts", e.to_string()));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let handle = migration.handle();
+    let running = migration.run();
+    tokio::pin!(running);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut running => break outcome,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        eprintln!("bluegreen: stopping where nothing is held; `run` goes on from there");
+        handle.stop();
+    };
+    // What was sent is printed; the stream itself ends only with the migration.
+    tokio::task::yield_now().await;
+    printer.abort();
+    Ok(outcome?)
+}
+
+fn status(on: &On) -> Result<Ended, Stopped> {
+    let config = on.load()?;
+    let status = match entries(&config)? {
+        Some(entries) => Status::of_entries(&entries)?,
+        None => Status::of_entries(&[])?,
+    };
+    on.out().say(status.to_string());
+    on.out().value(&json!({"event": "status", "status": status}));
+    Ok(match &status.outcome {
+        Some(outcome) => ending(outcome),
+        None if status.asks.is_some() => Ended::HumanNeeded,
+        None => Ended::Done,
+    })
+}
+
+fn ending(outcome: &Outcome) -> Ended {
+    match outcome {
+        Outcome::Completed => Ended::Done,
+        Outcome::RolledBack { .. } => Ended::RolledBack,
+    }
+}
+
+/// Leaves an operator's word for whoever runs the migration, now or later; refuses what could never be followed.
+fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
+    let config = on.load()?;
+    let refuse = |why: &str| Err(Error::invalid(signal.to_string(), why).into());
+    let Some(entries) = entries(&config)? else {
+        return refuse("the migration was not begun: there is no journal");
+    };
+    let status = Status::of_entries(&entries)?;
+    if let Some(outcome) = &status.outcome {
+        return refuse(&format!("the migration is over: it {outcome}"));
+    }
+    match signal {
+        Signal::GoBack if !status.can_go_back => {
+            return refuse("the clean-up has begun, and the mirror back to blue may be gone: it can only go forward");
+        }
+        Signal::Abort | Signal::Retreat if status.writer == bluegreen_core::Color::Green => {
+            return refuse("green is the writer: what brings users back without losing what they wrote is `go-back`");
+        }
+        _ => {}
+    }
+    FileJournal::request(&config.journal, signal)?;
+    on.out().say(format!(
+        "{signal}: heard at the next look of whoever runs it, or by the next `bluegreen run`"
+    ));
+    Ok(Ended::Done)
+}
+
+fn entries(config: &Config) -> Result<Option<Vec<Entry>>, Error> {
+    match FileJournal::read(&config.journal) {
+        Ok(entries) => Ok(Some(entries)),
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
