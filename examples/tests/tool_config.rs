@@ -68,7 +68,9 @@ fn the_example_says_what_it_seems_to_say() {
         config.policy
     );
     assert!(config.journal.ends_with("shop.journal") && config.journal.starts_with(&config.folder));
-    assert!(matches!(&config.gate, Gate::PgBouncer { admin, .. } if admin.len() == 1));
+    assert!(
+        matches!(&config.gate, Gate::PgBouncer { instances, blue, .. } if instances.len() == 1 && blue.0 == "10.0.0.1")
+    );
     let databases = config.databases.as_ref().unwrap();
     assert!(databases.blue.url.reveal().contains("s3cret-blue") && databases.green.from_peer.is_none());
     let shown = format!("{config:?}");

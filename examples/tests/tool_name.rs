@@ -189,7 +189,7 @@ async fn a_command_that_fails_unwinds_it() {
 
 #[tokio::test]
 async fn what_is_in_the_way_is_said_and_nothing_is_touched() {
-    let Some(mut w) = world("steps = [10, 100]").await else {
+    let Some(w) = world("steps = [10, 100]").await else {
         return;
     };
     let untouched = w.dns.sets().await.unwrap();

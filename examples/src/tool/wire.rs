@@ -9,6 +9,7 @@ use bluegreen_core::{
 };
 use bluegreen_dns::PowerDns;
 use bluegreen_http::HttpProbe;
+use bluegreen_pg::{PgBouncer, Upstream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,14 +100,21 @@ fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
 }
 
 fn gate(config: &Config) -> Result<Arc<dyn WriteGate>> {
-    match &config.gate {
-        Gate::None => Ok(Arc::new(NoGate)),
-        Gate::PgBouncer { .. } => Err(Error::new(
-            Kind::Unsupported,
-            "build the migration",
-            "gates are not wired yet",
-        )),
+    let Gate::PgBouncer {
+        instances,
+        database,
+        blue,
+        green,
+    } = &config.gate
+    else {
+        return Ok(Arc::new(NoGate));
+    };
+    let upstream = |(host, port, name): &(String, u16, String)| Upstream::new(host, *port, name);
+    let mut gate = PgBouncer::new(database, upstream(blue), upstream(green));
+    for (admin, ini) in instances {
+        gate = gate.instance(admin.reveal(), ini)?;
     }
+    Ok(Arc::new(gate))
 }
 
 /// A journal as it stands, for looking on: it holds nothing, makes nothing and takes nothing.

@@ -1,9 +1,10 @@
 //! From the file's keys to a [`Config`]: everything that can be found wrong without contacting anybody, with its place.
 
-use super::raw::{self, GateKind};
-use super::secret::{Secret, Sources};
+use super::gate::gate;
+use super::raw;
+use super::secret::Sources;
 use super::traffic::{dns, policy, target};
-use super::{Config, Database, Databases, Environment, Gate, Probe};
+use super::{Config, Database, Databases, Environment, Probe};
 use bluegreen_core::spec::Environment as Place;
 use bluegreen_core::{Spec, WritePath};
 use bluegreen_pg::conninfo::Conninfo;
@@ -62,7 +63,7 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
         let what = "nothing would move: expected a `database` in [blue] and [green], a [dns], or both";
         return Err(Fault::at(whole, what));
     }
-    let gate = gate(file.gate, &reader, databases.is_some(), &whole)?;
+    let gate = gate(file.gate, &reader, databases.as_ref(), &whole)?;
     settings(&migration, &mut spec);
     if dns.is_some() && databases.is_some() && spec.write_path.is_none() {
         let what = "write_path is missing: users reach green before its database is the writer; expected \
@@ -219,82 +220,7 @@ fn probe(table: Key<raw::Probe>, reader: &Reader<'_>, spec: &mut Spec) -> Result
     })
 }
 
-fn gate(table: Key<raw::Gate>, reader: &Reader<'_>, database: bool, whole: &Range<usize>) -> Result<Gate, Fault> {
-    let Some(table) = table else {
-        if database {
-            let what = "a database moves and there is no [gate]: expected kind = \"pgbouncer\", or kind = \"none\" if \
-                        clients may see errors while writes pause";
-            return Err(Fault::at(whole.clone(), what));
-        }
-        return Ok(Gate::None);
-    };
-    let at = table.span();
-    let table = table.into_inner();
-    if *table.kind.get_ref() == GateKind::None {
-        return Ok(Gate::None);
-    }
-    if !database {
-        return Err(Fault::at(
-            table.kind.span(),
-            "a gate without a database has nothing to hold: expected kind = \"none\"",
-        ));
-    }
-    let missing = |what: &str| Fault::at(at.clone(), format!("{what} is missing in [gate]"));
-    let admin = match table.admin {
-        Some(list) => {
-            if let Some(second) = table.admin_env.as_ref().or(table.admin_file.as_ref()) {
-                return Err(Fault::at(
-                    second.span(),
-                    "admin is given twice: expected one of admin, admin_env and admin_file",
-                ));
-            }
-            list
-        }
-        None => {
-            let sources = Sources {
-                name: "admin",
-                plain: None,
-                env: table.admin_env,
-                file: table.admin_file,
-            };
-            let found = sources.find(reader.folder, reader.environment)?;
-            let found = found.ok_or_else(|| missing("admin = [\"postgres://admin@127.0.0.1:6432/pgbouncer\"]"))?;
-            let split = found.get_ref().reveal().split_whitespace().map(str::to_owned).collect();
-            Spanned::new(found.span(), split)
-        }
-    };
-    let at_admin = admin.span();
-    let admin = admin.into_inner();
-    if admin.is_empty() {
-        return Err(Fault::at(
-            at_admin,
-            "admin is empty: expected the admin console of each PgBouncer",
-        ));
-    }
-    for console in &admin {
-        Conninfo::parse(console).map_err(|e| Fault::at(at_admin.clone(), format!("admin: {}", e.message())))?;
-    }
-    let config = table
-        .config
-        .ok_or_else(|| missing("config, the ini file whose line is rewritten,"))?;
-    let database = table
-        .database
-        .ok_or_else(|| missing("database, its name in that ini,"))?;
-    let path = reader.folder.join(config.get_ref());
-    if !path.is_file() {
-        return Err(Fault::at(
-            config.span(),
-            format!("config: there is no file {}", path.display()),
-        ));
-    }
-    Ok(Gate::PgBouncer {
-        admin: admin.into_iter().map(Secret::new).collect(),
-        config: path,
-        database: database.into_inner(),
-    })
-}
-
-pub(super) fn settings(table: &raw::Migration, spec: &mut Spec) {
+fn settings(table: &raw::Migration, spec: &mut Spec) {
     let lengths = [
         (&mut spec.pause_budget, &table.pause_budget),
         (&mut spec.hold, &table.hold),

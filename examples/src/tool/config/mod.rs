@@ -2,6 +2,7 @@
 //! Every complaint names the line and what is expected there. Secrets stay in [`Secret`].
 
 mod check;
+mod gate;
 mod raw;
 mod secret;
 mod traffic;
@@ -90,12 +91,14 @@ pub enum Gate {
     None,
     /// PgBouncer, one or several.
     PgBouncer {
-        /// Their admin consoles.
-        admin: Vec<Secret>,
-        /// The ini file whose line is rewritten.
-        config: PathBuf,
+        /// Their admin consoles, each with the ini file whose line is rewritten.
+        instances: Vec<(Secret, PathBuf)>,
         /// The database's name in it.
         database: String,
+        /// Where it finds blue's database: host, port, name.
+        blue: (String, u16, String),
+        /// Where it finds green's.
+        green: (String, u16, String),
     },
 }
 

@@ -116,8 +116,10 @@ pub(super) struct Gate {
     pub(super) admin: Option<Spanned<Vec<String>>>,
     pub(super) admin_env: Key<String>,
     pub(super) admin_file: Key<String>,
-    pub(super) config: Key<String>,
+    pub(super) config: Key<Targets>,
     pub(super) database: Key<String>,
+    pub(super) blue: Key<String>,
+    pub(super) green: Key<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize)]
