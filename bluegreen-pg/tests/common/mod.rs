@@ -1,6 +1,8 @@
 //! Two clusters, a replicator between them, and the ways to compare and to wait.
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
+pub mod writers;
+
 use bluegreen_core::{Color, Direction, MirrorStatus, Position, Replicator};
 use bluegreen_pg::{PgReplicator, PgReplicatorBuilder};
 use bluegreen_testkit::servers::{PgBinaries, PgCluster, available};

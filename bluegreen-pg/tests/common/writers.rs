@@ -1,0 +1,149 @@
+//! Clients that write through everything, and the ledger of what was acknowledged to them.
+
+use super::{Pair, connect};
+use bluegreen_core::Color;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+pub const LEDGER: &str =
+    "CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, token text NOT NULL, \
+     at timestamptz NOT NULL DEFAULT clock_timestamp());
+     CREATE TABLE balance (who int PRIMARY KEY, amount bigint NOT NULL);
+     INSERT INTO balance SELECT i, 0 FROM generate_series(0, 15) i";
+
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    green: Arc<AtomicBool>,
+    gate: Arc<tokio::sync::RwLock<()>>,
+    tasks: Vec<JoinHandle<Told>>,
+}
+
+/// What one writer knows.
+#[derive(Default)]
+pub struct Told {
+    pub acked: Vec<String>,
+    pub failed: u64,
+    pub longest: Duration,
+}
+
+impl Writers {
+    pub fn start(pair: &Pair, count: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let green = Arc::new(AtomicBool::new(false));
+        let gate = Arc::new(tokio::sync::RwLock::new(()));
+        let tasks = (0..count)
+            .map(|n| {
+                tokio::spawn(write(
+                    n,
+                    [pair.url(Color::Blue), pair.url(Color::Green)],
+                    stop.clone(),
+                    green.clone(),
+                    gate.clone(),
+                ))
+            })
+            .collect();
+        Self {
+            stop,
+            green,
+            gate,
+            tasks,
+        }
+    }
+
+    /// From now on they connect there.
+    pub fn point_at(&self, color: Color) {
+        self.green.store(color == Color::Green, Ordering::SeqCst);
+    }
+
+    /// New transactions wait, running ones are drained, until it is dropped.
+    pub async fn hold(&self) -> tokio::sync::OwnedRwLockWriteGuard<()> {
+        self.gate.clone().write_owned().await
+    }
+
+    pub async fn end(self) -> Told {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut all = Told::default();
+        for task in self.tasks {
+            let told = task.await.unwrap();
+            all.acked.extend(told.acked);
+            all.failed += told.failed;
+            all.longest = all.longest.max(told.longest);
+        }
+        all
+    }
+}
+
+async fn write(
+    n: usize,
+    urls: [String; 2],
+    stop: Arc<AtomicBool>,
+    green: Arc<AtomicBool>,
+    gate: Arc<tokio::sync::RwLock<()>>,
+) -> Told {
+    let mut told = Told::default();
+    let mut open: Option<(bool, Client)> = None;
+    let mut since = Instant::now();
+    let mut i = 0_u64;
+    while !stop.load(Ordering::SeqCst) {
+        let _through = gate.read().await;
+        let side = green.load(Ordering::SeqCst);
+        if open
+            .as_ref()
+            .is_none_or(|(at, client)| *at != side || client.is_closed())
+        {
+            open = connect(&urls[usize::from(side)]).await.ok().map(|c| (side, c));
+        }
+        let Some((_, client)) = &open else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        // After an error nobody knows whether it was committed: the token is given up, never sent again.
+        i += 1;
+        let token = format!("{n}-{i}");
+        let done = client
+            .batch_execute(&format!(
+                "BEGIN; INSERT INTO ledger (token) VALUES ('{token}'); \
+                 UPDATE balance SET amount = amount + 1 WHERE who = {n}; COMMIT"
+            ))
+            .await;
+        match done {
+            Ok(()) => {
+                told.acked.push(token);
+                told.longest = told.longest.max(since.elapsed());
+                since = Instant::now();
+            }
+            Err(_) => {
+                told.failed += 1;
+                open = None;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+    told
+}
+
+/// Every acknowledged token is there exactly once, and the sums fit.
+pub async fn check(client: &Client, told: &Told) {
+    let rows = client.query("SELECT token FROM ledger", &[]).await.unwrap();
+    let all: Vec<String> = rows.iter().map(|r| r.get(0)).collect();
+    let found: HashSet<&String> = all.iter().collect();
+    assert_eq!(found.len(), all.len(), "a token is there twice");
+    let lost: Vec<&String> = told.acked.iter().filter(|t| !found.contains(t)).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {:?}",
+        lost.len(),
+        told.acked.len(),
+        &lost[..lost.len().min(5)]
+    );
+    let sum: i64 = client
+        .query_one("SELECT sum(amount)::bigint FROM balance", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(sum, i64::try_from(all.len()).unwrap());
+}
