@@ -1,3 +1,4 @@
-//! What the examples share: the tool's inside, so that it can be tested without starting it.
+//! What the examples share: the insides of the tool and of the demo, so that they can be tested without starting them.
 
+pub mod demo;
 pub mod tool;
