@@ -7,6 +7,7 @@ pub mod dns;
 pub mod fake;
 pub mod fault;
 pub mod servers;
+pub mod world;
 
 pub use clock::VirtualClock;
 pub use fault::{Fault, Faults, Faulty, Rates};
@@ -15,3 +16,4 @@ pub use fault::{Fault, Faults, Faulty, Rates};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+pub use world::World;

@@ -326,4 +326,4 @@ bluegreen_testkit::policy_conformance!(scripted_policy, async {
 });
 bluegreen_testkit::policy_conformance!(steps, async { Some(Steps::new([10, 50, 100])) });
 bluegreen_testkit::policy_conformance!(at_once, async { Some(AtOnce::new()) });
-bluegreen_testkit::policy_conformance!(linear, async { Some(Linear::new(10)) });
+bluegreen_testkit::policy_conformance!(linear, async { Some(Linear::new(10, "5m")) });

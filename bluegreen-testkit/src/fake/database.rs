@@ -120,6 +120,7 @@ pub(super) struct Both {
     two_writers_since: Option<Timestamp>,
     two_writers: Duration,
     pub(super) violations: Vec<String>,
+    decided: Option<Arc<dyn Fn(Color) -> bool + Send + Sync>>,
     /// Ends of the log that `caught_up` said yes to.
     pub(super) proven: BTreeSet<(Color, usize)>,
 }
@@ -143,6 +144,7 @@ impl Databases {
                 two_writers_since: None,
                 two_writers: Duration::ZERO,
                 violations: vec![],
+                decided: None,
                 proven: BTreeSet::new(),
             })),
         }
@@ -168,6 +170,27 @@ impl Databases {
         let mut both = self.both.lock().unwrap_or_else(PoisonError::into_inner);
         both.pump(now);
         both
+    }
+
+    /// Like [`with_delay`](Self::with_delay), later.
+    pub fn set_delay(&self, delay: Duration) {
+        self.lock().delay = delay;
+    }
+
+    /// Like [`with_copy`](Self::with_copy), later.
+    pub fn set_copy(&self, copy: Duration) {
+        self.lock().copy = copy;
+    }
+
+    /// Is asked when a side is made the writer, whether that was decided durably; if not, it is a violation.
+    pub fn on_promote(&self, decided: impl Fn(Color) -> bool + Send + Sync + 'static) {
+        self.lock().decided = Some(Arc::new(decided));
+    }
+
+    /// Whether blue was made read-only for a successor: between a hand-over and what follows from it.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.lock().blue.read_only
     }
 
     /// Nothing more is applied at the other side for so long.
@@ -303,6 +326,11 @@ impl Both {
 
     pub(super) fn set_writer(&mut self, color: Color) {
         self.writer = color;
+    }
+
+    /// Whether the promotion of a side was decided durably, as far as anybody here can tell.
+    pub(super) fn is_decided(&self, color: Color) -> bool {
+        self.decided.as_ref().is_none_or(|decided| decided(color))
     }
 
     pub(super) fn violated(&mut self, what: impl Into<String>) {

@@ -92,6 +92,12 @@ impl FakeDns {
         self.lock().lags().len()
     }
 
+    /// Whether an authority is silent.
+    #[must_use]
+    pub fn is_silent(&self, authority: usize) -> bool {
+        self.lock().is_silent(authority)
+    }
+
     /// How often anything was changed.
     #[must_use]
     pub fn changes(&self) -> u32 {

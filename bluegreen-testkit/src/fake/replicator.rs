@@ -282,6 +282,9 @@ impl Replicator for FakeReplicator {
 
     async fn promote(&self, to: Color) -> Result<()> {
         self.change("promote", |both| {
+            if !both.is_decided(to) {
+                both.violated(format!("{to} promoted without a commit record"));
+            }
             let old = both.side(to.other());
             old.read_only = true;
             old.terminate_all();
