@@ -162,7 +162,7 @@ impl Engine {
         }
         self.state = state;
         self.show();
-        if self.state.planned.is_some() && self.state.closed.is_none() {
+        if self.state.planned.is_some() {
             self.settle().await?;
         }
         self.loaded = true;
@@ -171,9 +171,9 @@ impl Engine {
 
     /// Before anything else, what an earlier process may have left in the middle of a pause.
     async fn settle(&self) -> Result<()> {
-        let touched = self.state.step(StepName::CutOver).stage != Stage::Pending;
+        let touched = self.state.step(StepName::CutOver).stage != Stage::Pending && self.state.closed.is_none();
         match phase::settle(&self.context(StepName::CutOver)).await {
-            // A gate out of reach before any cut-over is for the checks to report.
+            // A gate out of reach before any cut-over is for the checks to report; after the end it is nobody's business.
             Err(e) if !touched => {
                 tracing::warn!(migration = %self.spec.name, "the gate could not be looked at: {e}");
                 Ok(())

@@ -11,9 +11,9 @@ pub mod world;
 
 pub use clock::VirtualClock;
 pub use fault::{Fault, Faults, Faulty, Rates};
+pub use world::World;
 
 /// The examples of the README are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-pub use world::World;

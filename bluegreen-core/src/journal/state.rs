@@ -222,11 +222,9 @@ impl State {
                 self.traffic.apply(entry.at, note);
                 // A given-up pause is an attempt that failed, not progress.
                 if matches!(note, Note::PauseGivenUp { .. }) {
-                    self.steps
-                        .entry(*step)
-                        .or_default()
-                        .notes
-                        .push((entry.at, note.clone()));
+                    let s = self.steps.entry(*step).or_default();
+                    s.notes.push((entry.at, note.clone()));
+                    s.given_up += 1;
                 } else {
                     self.progressed(*step).notes.push((entry.at, note.clone()));
                 }

@@ -261,14 +261,33 @@ async fn go_through(cx: &Context<'_>, to: Color, commit: (Timestamp, &[PausePart
 /// Gives the writing back to `color` and lets everything through, before a commit record is durable.
 pub(crate) async fn abandon(cx: &Context<'_>, color: Color) -> Result<()> {
     cx.live.lock().settled = false;
-    let budget = cx.now() + cx.spec.pause_budget;
-    let unfenced = within(cx, budget, "unfence", cx.with.replicator.unfence(color)).await;
-    let budget = cx.now() + cx.spec.pause_budget;
+    let replicator = &cx.with.replicator;
+    let unfenced = insist(cx, "unfence", || replicator.unfence(color)).await;
     // Released whatever became of the fence: clients that wait for ever are worse off than clients that see an error.
-    let released = within(cx, budget, "release the gate", cx.with.gate.release()).await;
+    let released = insist(cx, "release the gate", || cx.with.gate.release()).await;
     unfenced.and(released)?;
     cx.live.lock().settled = true;
     Ok(())
+}
+
+/// A call on the way out of a pause: what may pass is tried again at once, until the budget is used up.
+async fn insist<F>(cx: &Context<'_>, what: &str, call: impl Fn() -> F + Sync) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    let deadline = cx.now() + cx.spec.pause_budget;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let answer = within(cx, deadline, what, call()).await;
+        match answer {
+            Err(error) if error.is_transient() && cx.now() + pause < deadline => {
+                tracing::warn!(migration = %cx.spec.name, "on the way out of the pause, tried again: {error}");
+                cx.with.clock.sleep_until(cx.now() + pause).await;
+                pause *= 2;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// Puts right what an earlier process may have left in the middle of a pause: the writer of the journal writes, and
@@ -285,6 +304,10 @@ pub(crate) async fn settle(cx: &Context<'_>) -> Result<()> {
     }
     if cx.with.gate.is_present() {
         let state = cx.with.gate.state().await?;
+        // After the end only a gate that waits to be told is ours: one inside an application that was started again.
+        if cx.state.closed.is_some() && !state.held {
+            return Ok(());
+        }
         if state.at != writer {
             cx.with.gate.point_at(writer).await?;
         }

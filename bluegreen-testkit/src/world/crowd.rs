@@ -74,7 +74,7 @@ impl Crowd {
         gate: &FakeGate,
         record: Option<Record>,
     ) -> Arc<Self> {
-        let crowd = Arc::new(Self {
+        Arc::new(Self {
             clock: clock.clone(),
             dns: dns.clone(),
             databases: databases.clone(),
@@ -90,9 +90,7 @@ impl Crowd {
                 long: 0,
                 gone: false,
             }),
-        });
-        crowd.tick();
-        crowd
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -132,7 +130,7 @@ impl Crowd {
     }
 
     /// Somebody acts, and again after a while: between a millisecond and some minutes, each scale as likely.
-    fn tick(self: &Arc<Self>) {
+    pub(super) fn tick(self: &Arc<Self>) {
         let (client, pause) = {
             let mut inner = self.lock();
             if inner.gone {
@@ -159,7 +157,8 @@ impl Crowd {
         if inner.clients[client].busy || inner.gone {
             return;
         }
-        if inner.draw(inner.bypass) {
+        let bypass = inner.bypass;
+        if inner.draw(bypass) {
             drop(inner);
             return self.write_past_the_gate();
         }
@@ -256,7 +255,8 @@ impl Crowd {
         token: u64,
         through: Option<(usize, FakeUnit)>,
     ) {
-        let longest = if inner.draw(inner.long) { 8_000_000 } else { 8_000 };
+        let long = inner.long;
+        let longest = if inner.draw(long) { 8_000_000 } else { 8_000 };
         let lasts = Duration::from_micros(inner.rng.random_range(100..longest));
         let crowd = Arc::downgrade(self);
         self.clock.after(lasts, move || {

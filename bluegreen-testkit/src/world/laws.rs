@@ -2,8 +2,10 @@
 
 use super::{FIRST_TTL, World, production, target};
 use bluegreen_core::{Body, Clock, Color, DnsProvider, Note, Outcome, Replicator, Shape, Share, Timestamp};
+use futures::FutureExt;
 use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What became of everything that was done in a world.
@@ -89,8 +91,9 @@ impl World {
             format!("2: lost {:?}, of them misplaced {:?}", tally.lost, tally.misplaced),
         );
         law(tally.doubled.is_empty(), format!("2: doubled {:?}", tally.doubled));
+        let excused = self.excused.load(Ordering::SeqCst);
         law(
-            tally.failed.is_empty(),
+            excused || tally.failed.is_empty(),
             format!("3: failed requests {:?}", tally.failed),
         );
         let violations = self.databases.violations();
@@ -126,10 +129,13 @@ impl World {
     fn left_behind(&self, writer: Color) -> Vec<String> {
         let mut left = vec![];
         let replicator = crate::fake::FakeReplicator::new(&self.databases);
-        let looked =
-            futures::executor::block_on(async { (replicator.leftovers().await, self.dns.read(&production()).await) });
+        // The fakes answer at once.
+        let looked = (
+            replicator.leftovers().now_or_never(),
+            self.dns.read(&production()).now_or_never(),
+        );
         match looked {
-            (Ok(leftovers), Ok(record)) => {
+            (Some(Ok(leftovers)), Some(Ok(record))) => {
                 left.extend(leftovers);
                 if record.shape != Shape::Simple
                     || record.sets != target(writer).record_sets(FIRST_TTL)

@@ -10,13 +10,14 @@ pub use laws::Tally;
 
 use crate::clock::VirtualClock;
 use crate::fake::{Databases, FakeDns, FakeGate, FakeProbe, FakeReplicator, MemoryJournal, Served};
-use crate::fault::{Faults, Faulty, Point};
+use crate::fault::{Fault, Faults, Faulty, Point};
 use bluegreen_core::{
-    Clock, Color, Environment, Error, Kind, Migration, Note, Outcome, Record, Result, Spec, Steps, Target,
-    TrafficPolicy, WritePath,
+    Clock, Color, Environment, Error, Migration, Note, Outcome, Record, Result, Spec, Steps, Target, TrafficPolicy,
+    WritePath,
 };
 use crowd::Crowd;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub struct World {
     pub policy: Arc<dyn TrafficPolicy>,
     crowd: Arc<Crowd>,
     faults_seen: Mutex<u32>,
+    /// Whether opening the old writer again was itself made to fail or hang: then its clients may see errors.
+    excused: AtomicBool,
 }
 
 impl World {
@@ -91,6 +94,7 @@ impl World {
         });
         // The zone was there long before anybody looked.
         clock.advance(Duration::from_secs(60));
+        crowd.tick();
         Self {
             seed,
             clock,
@@ -103,6 +107,7 @@ impl World {
             policy: Arc::new(Steps::new([10, 50, 100]).bake("30s")),
             crowd,
             faults_seen: Mutex::new(0),
+            excused: AtomicBool::new(false),
         }
     }
 
@@ -154,6 +159,18 @@ impl World {
         }));
         drop(runtime);
         replicator.crash();
+        let lasting = |fault: &Fault| match fault {
+            Fault::Reject(kind) | Fault::FailAfter(kind) => !Error::new(*kind, "", "").is_transient(),
+            Fault::Hold | Fault::Slow(_) => true,
+            Fault::KillBefore | Fault::KillAfter => false,
+        };
+        if faults
+            .happened()
+            .iter()
+            .any(|(_, call, fault)| *call == "replicator.unfence" && lasting(fault))
+        {
+            self.excused.store(true, Ordering::SeqCst);
+        }
         let seen = u32::try_from(faults.happened().len()).unwrap_or(u32::MAX);
         *self.faults_seen.lock().unwrap_or_else(PoisonError::into_inner) += seen;
         ended.map_or(Ended::Died, Ended::Answered)
@@ -252,12 +269,6 @@ fn color_of(values: &[String]) -> Option<Color> {
             .collect();
         expected == values
     })
-}
-
-/// An error that a run is expected to answer when faults were injected: it stopped, and said why.
-#[must_use]
-pub fn is_a_stop(error: &Error) -> bool {
-    !matches!(error.kind(), Kind::InvalidInput)
 }
 
 /// The production name.
