@@ -317,12 +317,56 @@ impl Engine {
             self.append(Body::Noted { step, note }).await?;
             return Ok(Turn::Again);
         };
-        if let Err(error) = self.append_once(Body::Noted { step, note }).await {
-            // The record is not there: the old writer writes on, and only then is the failure anybody's business.
-            phase::abandon(&self.context(step), to.other()).await?;
-            return Err(error);
+        let (seq, body) = (self.state.next_seq, Body::Noted { step, note });
+        let Err(error) = self.append_once(body.clone()).await else {
+            return Ok(Turn::Again);
+        };
+        // Only a journal that cannot say whether it has the record leaves that open: then it is read.
+        let kept = match error.kind() {
+            Kind::Corrupt => self.has(seq, &body).await,
+            _ => Some(false),
+        };
+        match kept {
+            Some(true) => Ok(Turn::Again),
+            Some(false) => {
+                // The record is not there: the old writer writes on, and only then is the failure anybody's business.
+                phase::abandon(&self.context(step), to.other()).await?;
+                Err(error)
+            }
+            // Opening either side could lose what the other has taken by the time that the record is found, or is not.
+            None => {
+                let message = "it cannot be told whether the commit record is in the journal, and writes wait until it can: \
+                               make the journal readable and run it again at once";
+                Err(Error::new(Kind::Corrupt, "commit", message).because(error))
+            }
         }
-        Ok(Turn::Again)
+    }
+
+    /// Whether the journal has this entry, which may or may not have reached it; none when it cannot be read.
+    async fn has(&mut self, seq: u64, body: &Body) -> Option<bool> {
+        let deadline = self.with.clock.now() + self.spec.pause_budget;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let read = select(self.journal.load(), self.with.clock.sleep_until(deadline)).await;
+            let Either::Left((read, _)) = read else { return None };
+            if let Ok((entries, state)) = read.and_then(|entries| State::of(&entries).map(|state| (entries, state))) {
+                let kept = entries.last().is_some_and(|last| last.seq == seq && last.body == *body);
+                if kept {
+                    self.state = state;
+                    self.loaded = true;
+                    self.show();
+                    self.events.send(|| Event::Entry {
+                        entry: entries[entries.len() - 1].clone(),
+                    });
+                }
+                return Some(kept);
+            }
+            if self.with.clock.now() + pause >= deadline {
+                return None;
+            }
+            self.with.clock.sleep_until(self.with.clock.now() + pause).await;
+            pause *= 2;
+        }
     }
 
     /// Hears operators, in this process and from others. An order is durable before it is followed.
