@@ -30,3 +30,8 @@ pub use connect::{Server, Session, Settings};
 pub use error::PgError;
 pub use pgbouncer::{PgBouncer, Upstream};
 pub use replicator::{PgReplicator, PgReplicatorBuilder};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

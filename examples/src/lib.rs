@@ -2,3 +2,8 @@
 
 pub mod demo;
 pub mod tool;
+
+/// The example of the repository's README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
