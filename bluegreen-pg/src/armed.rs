@@ -2,14 +2,14 @@
 
 use crate::catalog;
 use crate::connect::Session;
-use crate::error::{Doing, PgError, fault};
+use crate::error::{Doing, fault};
 use crate::ident::mirror_name;
 use crate::keeper::Pause;
 use crate::marker;
 use crate::replicator::Context;
 use crate::sequences::Sequences;
 use crate::start::reverse;
-use crate::{mirror, slot};
+use crate::{mirror, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Position, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::Statement;
@@ -55,7 +55,6 @@ pub(crate) struct Statements {
     pub(crate) move_marker: Statement,
     pub(crate) follower_check: Statement,
     pub(crate) proof: Proof,
-    pub(crate) advance: Statement,
 }
 
 /// How it is proved that the follower has the marker durably.
@@ -113,7 +112,6 @@ impl Armed {
             move_marker: writer.prepare(marker::MOVE).await.doing(doing)?,
             follower_check: to_writes.prepare(&catalog::follower_check()).await.doing(doing)?,
             proof: proof_of,
-            advance: to_writes.prepare(slot::ADVANCE).await.doing(doing)?,
         };
         let tables: Vec<String> = catalog::lockable(&lock)
             .await?
@@ -134,6 +132,19 @@ impl Armed {
         let mut sequences = Sequences::prepare(&from_reads, &to_writes).await?;
         let values = sequences.read(&from_reads).await?;
         sequences.set(&to_writes, values).await?;
+        if !tables.is_empty() {
+            // The names are looked up now; readers and writers do not notice.
+            lock.batch_execute(&format!(
+                "BEGIN; LOCK TABLE {} IN ACCESS SHARE MODE; ROLLBACK",
+                tables.join(", ")
+            ))
+            .await
+            .doing(doing)?;
+        }
+        tokio::try_join!(
+            writers::rehearse(&writer, &settings.name, settings.server(from).conninfo().dbname()),
+            writers::rehearse(&to_writes, &settings.name, settings.server(to).conninfo().dbname()),
+        )?;
         Ok(Self {
             to,
             lock,
@@ -219,11 +230,13 @@ impl crate::replicator::PgReplicator {
         let settings = &self.context.settings;
         let (forth, from) = (Direction::to(to), to.other());
         self.round_trip(forth, Duration::from_secs(5)).await?;
+        // An advance of the old keeper's may still be under way at the server: the slot's own advance waits for it.
         self.keeper().take();
         self.ensure_way_back(to).await?;
         *self.keeper() = Some(crate::keeper::Keeper::spawn(self.context.clone(), reverse(forth)));
         let started = Instant::now();
-        let armed = Armed::open(&self.context, to).await?;
+        let mut armed = Armed::open(&self.context, to).await?;
+        self.rehearse(&mut armed).await?;
         tracing::debug!(migration = %settings.name, %from, %to, elapsed = ?started.elapsed(), "armed");
         *self.armed.lock().await = Some(armed);
         Ok(())
@@ -256,11 +269,6 @@ impl crate::replicator::PgReplicator {
             let version = catalog::version(&follower).await?;
             mirror::subscribe(&*follower, version, &name, settings.server(to)).await?;
         }
-        origin
-            .query_typed(slot::ADVANCE, &[(&name, Type::NAME)])
-            .await
-            .map_err(PgError::from)
-            .doing(format!("advance the replication slot {name}"))?;
-        Ok(())
+        slot::advance(&origin, &name).await
     }
 }

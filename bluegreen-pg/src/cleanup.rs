@@ -37,12 +37,12 @@ impl PgReplicator {
         }
         let dbname = settings.server(writer).conninfo().dbname();
         if writers::is_closed(side(writer)).await? {
-            writers::open(side(writer), &settings.name, dbname).await?;
+            writers::open_again(side(writer), &settings.name, dbname).await?;
         }
         let other = writer.other();
         if other == Color::Green && writers::is_closed(&green).await? {
             // No mirror any more that a write there could break.
-            writers::open(&green, &settings.name, settings.green.conninfo().dbname()).await?;
+            writers::open_again(&green, &settings.name, settings.green.conninfo().dbname()).await?;
         }
         for session in [&blue, &green] {
             marker::take_away(session, &settings.name).await?;

@@ -75,6 +75,41 @@ impl PgReplicator {
         Ok(mark.position())
     }
 
+    /// Runs the pause's questions once, so that they are planned: it would fail now as it would then.
+    pub(crate) async fn rehearse(&self, armed: &mut Armed) -> Result<()> {
+        let soon = Instant::now() + Duration::from_secs(5);
+        let color = armed.to.other();
+        self.check(armed, Direction::from(color)).await?;
+        let moved = armed
+            .from
+            .query_one(&armed.statements.move_marker, &[&self.context.settings.name])
+            .await
+            .doing("move the marker")?;
+        let mark = Mark {
+            color,
+            token: moved.get(0),
+            lsn: moved.get(1),
+        };
+        while !self.ask(armed, &mark).await? {
+            if Instant::now() > soon {
+                return Err(fault(
+                    Kind::Timeout,
+                    "rehearse the proof",
+                    "the marker did not arrive: the mirror is too far behind",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let ours = crate::ident::application_name(&self.context.settings.name);
+        armed
+            .from_reads
+            .query(&armed.statements.other_writers, &[&ours])
+            .await
+            .doing("look for other writers")?;
+        let values = armed.sequences.read(&armed.from_reads).await?;
+        armed.sequences.set(&armed.to_writes, values).await
+    }
+
     async fn lock_all(&self, armed: &Armed, until: Instant, within: Duration) -> Result<()> {
         let mut tries = 0_u32;
         loop {

@@ -3,7 +3,7 @@
 use crate::armed::Armed;
 use crate::error::{Doing, fault};
 use crate::replicator::PgReplicator;
-use crate::{marker, mirror, writers};
+use crate::{marker, mirror, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Result};
 use std::time::Instant;
 
@@ -17,16 +17,12 @@ impl PgReplicator {
             .filter(|a| a.to == to && a.held)
             .ok_or_else(|| fault(Kind::Diverged, doing, format!("{} is not fenced here", to.other())))?;
         let started = Instant::now();
-        let slot = self.name_of(Direction::from(to));
+        let reverse = self.name_of(Direction::from(to));
         let (values, ()) = tokio::try_join!(self.close_old(armed, to.other()), async {
             if let Some(quiet) = &armed.quiet {
                 quiet.quiet().await;
             }
-            armed
-                .to_writes
-                .query(&armed.statements.advance, &[&slot])
-                .await
-                .doing("advance the reverse slot")?;
+            slot::advance(&armed.to_writes, &reverse).await?;
             tracing::debug!(elapsed = ?started.elapsed(), "hand over: reverse slot advanced");
             Ok(())
         })?;
@@ -80,7 +76,7 @@ impl PgReplicator {
                 } else {
                     writers::close(&old, &settings.name, dbname(from)).await?;
                 }
-                writers::open(&new, &settings.name, dbname(to)).await?;
+                writers::open_again(&new, &settings.name, dbname(to)).await?;
             }
         }
         tracing::debug!(elapsed = ?started.elapsed(), %to, "promoted");

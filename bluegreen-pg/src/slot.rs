@@ -7,6 +7,7 @@ use bluegreen_core::{Kind, Result};
 use pgwire_replication::{ReplicationClient, ReplicationConfig, SslMode as WireSslMode, TlsConfig};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 /// A slot and the snapshot that meets it at one point in the log. The snapshot lives as long as this does.
 pub(crate) struct Snapshot {
@@ -158,6 +159,20 @@ pub(crate) async fn look(session: &Session, slot: &str) -> Result<Option<SlotSta
 
 /// Moves an idle slot to the end of the log, so that it holds no log and replays nothing that came from the other side.
 pub(crate) const ADVANCE: &str = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
+
+/// Runs [`ADVANCE`]. Somebody else's advance of the same slot is waited for.
+pub(crate) async fn advance(session: &Session, slot: &str) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match session.query_typed(ADVANCE, &[(&slot, Type::NAME)]).await {
+            Ok(_) => return Ok(()),
+            Err(e) if e.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Err(e) => return Err(PgError::from(e)).doing(format!("advance the replication slot {slot}")),
+        }
+    }
+}
 
 /// Drops the slot if it is there, ending whoever uses it.
 pub(crate) async fn drop(session: &Session, slot: &str) -> Result<()> {

@@ -2,22 +2,26 @@
 
 use crate::connect::Session;
 use crate::error::{Doing, fault};
-use crate::ident::{application_name, copy_application_name, ident};
+use crate::ident::{application_name, copy_application_name, ident, literal};
 use bluegreen_core::{Kind, Result};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
+use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
 
 /// How long terminated sessions may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Clients of this database that are not ours, and processes still starting up in it. A session that is starting
-/// holds a lock on its database until it has read the database's settings and shows itself: without looking there, one
-/// that read the old settings could appear after we looked. `$1`: our application names; `$2`: only clients older than.
-const PRESENT: &str = "SELECT pid, false FROM pg_stat_activity \
+/// Clients of this database that are not ours, and processes still starting up in it; those of the clients that `$3`
+/// lists (all, when it is null) are told to end. A session that is starting holds a lock on its database until it has
+/// read the database's settings and shows itself: without looking there, one that read the old settings could appear
+/// after we looked. `$1`: our application names; `$2`: only clients older than that.
+const PRESENT: &str = "SELECT pid, false, state IS DISTINCT FROM 'idle', \
+     CASE WHEN $3 IS NULL OR pid = ANY ($3) THEN pg_terminate_backend(pid) ELSE false END FROM pg_stat_activity \
      WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() \
-     AND application_name <> ALL ($1) AND ($2::text IS NULL OR backend_start < $2::text::timestamptz) \
-     UNION ALL SELECT l.pid, true FROM pg_locks l JOIN pg_database d ON d.oid = l.objid AND d.datname = current_database() \
+     AND application_name <> ALL ($1) AND ($2 IS NULL OR backend_start < $2::timestamptz) \
+     UNION ALL SELECT l.pid, true, true, false \
+     FROM pg_locks l JOIN pg_database d ON d.oid = l.objid AND d.datname = current_database() \
      WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted \
      AND l.pid <> pg_backend_pid()";
 
@@ -38,91 +42,144 @@ pub(crate) async fn is_closed(session: &Session) -> Result<bool> {
 /// Makes the database read-only for good, and ends every client that does not know it.
 pub(crate) async fn close(session: &Session, migration: &str, dbname: &str) -> Result<()> {
     session
-        .batch_execute(&format!(
-            "ALTER DATABASE {} SET default_transaction_read_only = on",
-            ident(dbname)
-        ))
+        .batch_execute(&closing(dbname))
         .await
         .doing("make the database read-only")?;
     sweep(session, migration, None).await
 }
 
-/// Makes the database writable, and ends every client that still has the read-only default. Repeated after a crash, it
-/// ends only those that are older than the opening.
+fn closing(dbname: &str) -> String {
+    format!(
+        "ALTER DATABASE {} SET default_transaction_read_only = on",
+        ident(dbname)
+    )
+}
+
+fn opening(migration: &str, dbname: &str) -> String {
+    format!(
+        "ALTER DATABASE {} RESET default_transaction_read_only; UPDATE bluegreen.state \
+         SET opened_at = clock_timestamp() WHERE migration = {} RETURNING opened_at::text",
+        ident(dbname),
+        literal(migration)
+    )
+}
+
+/// Makes a database that is closed writable, and ends every client that still has the read-only default.
 pub(crate) async fn open(session: &Session, migration: &str, dbname: &str) -> Result<()> {
     let doing = "make the database writable";
-    if is_closed(session).await? {
-        session
-            .batch_execute(&format!(
-                "BEGIN; ALTER DATABASE {} RESET default_transaction_read_only; \
-                 UPDATE bluegreen.state SET opened_at = clock_timestamp() WHERE migration = {}; COMMIT",
-                ident(dbname),
-                crate::ident::literal(migration)
-            ))
-            .await
-            .doing(doing)?;
-    }
-    let row = session
-        .query_typed_opt(
-            "SELECT opened_at::text FROM bluegreen.state WHERE migration = $1",
-            &[(&migration, Type::TEXT)],
-        )
+    let said = session
+        .simple_query(&format!("BEGIN; {}; COMMIT", opening(migration, dbname)))
         .await
         .doing(doing)?;
+    let opened = said.iter().find_map(|m| match m {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    let opened = opened.ok_or_else(|| {
+        fault(
+            Kind::Diverged,
+            doing,
+            "the schema bluegreen does not know this migration there",
+        )
+    })?;
+    sweep(session, migration, Some(opened)).await
+}
+
+/// [`open`], or what a crash left undone of it: only clients that are older than the opening are ended.
+pub(crate) async fn open_again(session: &Session, migration: &str, dbname: &str) -> Result<()> {
+    if is_closed(session).await? {
+        return open(session, migration, dbname).await;
+    }
+    let row = session
+        .query_opt(
+            "SELECT opened_at::text FROM bluegreen.state WHERE migration = $1",
+            &[&migration],
+        )
+        .await
+        .doing("make the database writable")?;
     match row.and_then(|r| r.get::<_, Option<String>>(0)) {
         Some(opened) => sweep(session, migration, Some(opened)).await,
         None => Ok(()),
     }
 }
 
-/// Ends every client of this database but ours (those older than `before`, if given) and returns when they are gone.
-pub(crate) async fn sweep(session: &Session, migration: &str, before: Option<String>) -> Result<()> {
-    let doing = "end the clients' sessions";
-    let ours = [application_name(migration), copy_application_name(migration)];
-    let until = Instant::now() + GONE_WITHIN;
-    let (mut ended, mut starting): (HashSet<i32>, Option<HashSet<i32>>) = (HashSet::new(), None);
-    loop {
-        let rows = session
-            .query_typed(PRESENT, &[(&ours.as_slice(), Type::TEXT_ARRAY), (&before, Type::TEXT)])
+/// Runs what the pause will run, without any effect: a session's first look at a catalogue is slow.
+pub(crate) async fn rehearse(session: &Session, migration: &str, dbname: &str) -> Result<()> {
+    let doing = "rehearse the pause";
+    for sql in [closing(dbname), opening(migration, dbname)] {
+        session
+            .batch_execute(&format!("BEGIN; {sql}; ROLLBACK"))
             .await
             .doing(doing)?;
-        let now = |start: bool| -> HashSet<i32> {
-            rows.iter()
-                .filter(|r| r.get::<_, bool>(1) == start)
-                .map(|r| r.get(0))
-                .collect()
-        };
-        let (clients, starting_now) = (now(false), now(true));
-        let first = starting.is_none();
-        let were_starting = starting.get_or_insert_with(|| starting_now.clone());
-        // Who came later read the new settings; who was starting when we looked may not have.
-        let victims: Vec<i32> = clients
-            .iter()
-            .filter(|pid| (first || were_starting.contains(pid)) && !ended.contains(pid))
-            .copied()
-            .collect();
-        if !victims.is_empty() {
-            session
-                .query_typed(
-                    "SELECT pg_terminate_backend(pid) FROM unnest($1) AS pid",
-                    &[(&victims, Type::INT4_ARRAY)],
-                )
-                .await
-                .doing(doing)?;
-            ended.extend(&victims);
+    }
+    look(session, migration, &None, Some(&[])).await?;
+    Ok(())
+}
+
+/// What one look saw.
+struct Seen {
+    /// Clients, and whether they are doing something.
+    clients: HashMap<i32, bool>,
+    starting: HashSet<i32>,
+}
+
+async fn look(session: &Session, migration: &str, before: &Option<String>, only: Option<&[i32]>) -> Result<Seen> {
+    let ours = [application_name(migration), copy_application_name(migration)];
+    let rows = session
+        .query_typed(
+            PRESENT,
+            &[
+                (&ours.as_slice(), Type::TEXT_ARRAY),
+                (before, Type::TEXT),
+                (&only, Type::INT4_ARRAY),
+            ],
+        )
+        .await
+        .doing("end the clients' sessions")?;
+    let mut seen = Seen {
+        clients: HashMap::new(),
+        starting: HashSet::new(),
+    };
+    for row in rows {
+        if row.get(1) {
+            seen.starting.insert(row.get(0));
+        } else {
+            seen.clients.insert(row.get(0), row.get(2));
         }
-        let still = ended.iter().filter(|pid| clients.contains(pid)).count()
-            + were_starting.iter().filter(|pid| starting_now.contains(pid)).count();
-        if victims.is_empty() && still == 0 {
+    }
+    Ok(seen)
+}
+
+/// Ends every client of this database but ours (those older than `before`, if given). Returns when none of them can do
+/// anything any more: an idle session that has its signal runs no further statement, a busy one is waited for.
+pub(crate) async fn sweep(session: &Session, migration: &str, before: Option<String>) -> Result<()> {
+    let until = Instant::now() + GONE_WITHIN;
+    let first = look(session, migration, &before, None).await?;
+    let mut ended: HashSet<i32> = first.clients.keys().copied().collect();
+    // Who comes later reads the new settings; who was starting may not have: they are ended when they show themselves.
+    let mut starting = first.starting;
+    if ended.is_empty() && starting.is_empty() {
+        return Ok(());
+    }
+    loop {
+        let suspects: Vec<i32> = starting.iter().copied().collect();
+        let seen = look(session, migration, &before, Some(&suspects)).await?;
+        ended.extend(suspects.iter().filter(|pid| seen.clients.contains_key(pid)));
+        let shown = |pid: &i32| seen.clients.contains_key(pid) || !seen.starting.contains(pid);
+        let waited_for = starting.len();
+        starting.retain(|pid| !shown(pid));
+        let busy = ended.iter().filter(|pid| seen.clients.get(pid) == Some(&true)).count();
+        // One more look at those who have just shown themselves and got their signal.
+        if busy == 0 && waited_for == 0 {
             return Ok(());
         }
         if Instant::now() > until {
             return Err(fault(
                 Kind::Timeout,
-                doing,
-                format!("{still} sessions are still there after {GONE_WITHIN:?}"),
+                "end the clients' sessions",
+                format!("{busy} sessions are still at work after {GONE_WITHIN:?}"),
             ));
         }
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
