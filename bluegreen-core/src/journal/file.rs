@@ -152,18 +152,21 @@ struct Tail<D> {
 enum State {
     /// Nothing is known yet.
     Unread,
-    Ready {
-        /// The next entry's place.
-        next: u64,
-        /// The bytes of whole entries.
-        whole: u64,
-        /// The bytes of the file; more than `whole` when a torn line is to be cut away.
-        len: u64,
-        /// The last newline is missing.
-        unended: bool,
-    },
-    /// An append failed, and so did taking it back: what the file holds is not known.
-    Lost(String),
+    Ready(End),
+    /// An append failed, and so did taking it back: what the file holds is not known until that works.
+    Lost(End, String),
+}
+
+#[derive(Clone, Copy)]
+struct End {
+    /// The next entry's place.
+    next: u64,
+    /// The bytes of whole entries.
+    whole: u64,
+    /// The bytes of the file; more than `whole` when a torn line is to be cut away.
+    len: u64,
+    /// The last newline is missing.
+    unended: bool,
 }
 
 impl<D: Disk> Tail<D> {
@@ -177,11 +180,11 @@ impl<D: Disk> Tail<D> {
 
     /// The bytes, when they are what this process left there; none when what they mean must be found out.
     fn read_known(&mut self) -> Result<Option<Vec<u8>>> {
-        let State::Ready { len, .. } = self.state else {
+        let State::Ready(end) = self.state else {
             return Ok(None);
         };
         let bytes = self.read()?;
-        Ok((bytes.len() as u64 == len).then_some(bytes))
+        Ok((bytes.len() as u64 == end.len).then_some(bytes))
     }
 
     fn read(&mut self) -> Result<Vec<u8>> {
@@ -189,13 +192,8 @@ impl<D: Disk> Tail<D> {
     }
 
     fn load(&mut self) -> Result<Vec<Entry>> {
-        if let State::Lost(why) = &self.state {
-            return Err(self.lost(why));
-        }
-        let bytes = self
-            .disk
-            .read()
-            .map_err(|e| failed("read the journal", &self.path, e))?;
+        self.recover()?;
+        let bytes = self.read()?;
         let Scan {
             entries,
             whole,
@@ -208,71 +206,77 @@ impl<D: Disk> Tail<D> {
                 "the last line was never written to its end and is dropped"
             );
         }
-        self.state = State::Ready {
+        self.state = State::Ready(End {
             next: entries.len() as u64,
             whole,
             len: bytes.len() as u64,
             unended,
-        };
+        });
         Ok(entries)
     }
 
     fn append(&mut self, entry: &Entry) -> Result<()> {
-        if matches!(self.state, State::Unread) {
+        if !matches!(self.state, State::Ready(_)) {
             self.load()?;
         }
-        let (next, whole, len, unended) = match &self.state {
-            State::Ready {
-                next,
-                whole,
-                len,
-                unended,
-            } => (*next, *whole, *len, *unended),
-            State::Lost(why) => return Err(self.lost(why)),
-            State::Unread => unreachable!("loading sets the state"),
+        let State::Ready(mut end) = self.state else {
+            unreachable!("loading makes it ready, or fails");
         };
-        if entry.seq != next {
-            let message = format!("entry {} was to be written, and entry {next} is next", entry.seq);
+        if entry.seq != end.next {
+            let message = format!("entry {} was to be written, and entry {} is next", entry.seq, end.next);
             return Err(self.conflict(message));
         }
-        match self.disk.len_at_path().map_err(|e| failed(WRITING, &self.path, e))? {
-            Some(now) if now == len => {}
-            Some(now) => return Err(self.conflict(format!("it was {len} bytes long and is {now}, by another's hand"))),
+        let there = self.disk.len_at_path().map_err(|e| failed(WRITING, &self.path, e))?;
+        match there {
+            Some(now) if now == end.len => {}
+            Some(now) => {
+                let message = format!("it was {} bytes long and is {now}, by another's hand", end.len);
+                return Err(self.conflict(message));
+            }
             None => return Err(self.conflict("it was moved, removed or replaced while it was open".into())),
         }
-        let mut bytes = if unended { vec![b'\n'] } else { vec![] };
+        let mut bytes = if end.unended { vec![b'\n'] } else { vec![] };
         bytes.extend(line::encode(entry)?);
-        if len > whole {
-            self.disk.cut(whole).map_err(|e| failed(WRITING, &self.path, e))?;
-            self.ready(next, whole, unended);
+        if end.len > end.whole {
+            self.disk.cut(end.whole).map_err(|e| failed(WRITING, &self.path, e))?;
+            end.len = end.whole;
+            self.state = State::Ready(end);
         }
         if let Err(e) = self.disk.append(&bytes).and_then(|()| self.disk.sync()) {
-            return Err(self.take_back(whole, e));
+            return Err(self.take_back(end, e));
         }
-        self.ready(next + 1, whole + bytes.len() as u64, false);
+        let len = end.len + bytes.len() as u64;
+        self.state = State::Ready(End {
+            next: end.next + 1,
+            whole: len,
+            len,
+            unended: false,
+        });
         Ok(())
     }
 
-    fn ready(&mut self, next: u64, whole: u64, unended: bool) {
-        self.state = State::Ready {
-            next,
-            whole,
-            len: whole,
-            unended,
-        };
-    }
-
     /// The entry is either durable or not there: what was written of it goes, and only then the error is an answer.
-    fn take_back(&mut self, whole: u64, cause: io::Error) -> Error {
-        match self.disk.cut(whole).and_then(|()| self.disk.sync()) {
+    fn take_back(&mut self, end: End, cause: io::Error) -> Error {
+        match self.disk.cut(end.whole).and_then(|()| self.disk.sync()) {
             Ok(()) => failed(WRITING, &self.path, cause),
             Err(e) => {
                 let why = format!("writing failed ({cause}), and so did taking it back ({e})");
                 let error = self.lost(&why).because(cause);
-                self.state = State::Lost(why);
+                self.state = State::Lost(end, why);
                 error
             }
         }
+    }
+
+    /// Takes back what could not be taken back before.
+    fn recover(&mut self) -> Result<()> {
+        if let State::Lost(end, why) = &self.state {
+            if self.disk.cut(end.whole).and_then(|()| self.disk.sync()).is_err() {
+                return Err(self.lost(why));
+            }
+            self.state = State::Ready(*end);
+        }
+        Ok(())
     }
 
     fn lost(&self, why: &str) -> Error {

@@ -98,14 +98,17 @@ fn an_entry_that_could_not_be_synced_is_taken_back() {
 }
 
 #[test]
-fn a_journal_that_cannot_be_taken_back_says_so_from_then_on() {
+fn a_journal_that_cannot_be_taken_back_says_so_until_it_can() {
     let mut tail = tail();
     tail.disk.stop_after = Some(12);
     tail.disk.fail_cut = true;
     assert_eq!(tail.append(&entry(1, "second")).unwrap_err().kind(), Kind::Corrupt);
-    tail.disk.fail_cut = false;
     assert_eq!(tail.append(&entry(1, "second")).unwrap_err().kind(), Kind::Corrupt);
     assert_eq!(tail.load().unwrap_err().kind(), Kind::Corrupt);
+    tail.disk.fail_cut = false;
+    assert_eq!(tail.load().unwrap(), [entry(0, "first")]);
+    tail.append(&entry(1, "again")).unwrap();
+    assert_eq!(tail.load().unwrap().len(), 2);
 }
 
 #[test]
