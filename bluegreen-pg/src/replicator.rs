@@ -211,7 +211,7 @@ impl Replicator for PgReplicator {
     }
 
     async fn preflight(&self) -> Result<Vec<Finding>> {
-        Ok(crate::preflight::run(&self.context.settings).await)
+        Ok(crate::preflight::run(&self.context).await)
     }
 
     async fn start(&self, direction: Direction) -> Result<()> {

@@ -1,0 +1,101 @@
+//! Transactions that the start or the cut-over would wait for, in any database of the server, and timeouts that cut ours.
+
+use super::{Look, commands, listed, texts};
+use bluegreen_core::{Color, Result};
+
+/// From when a transaction is long, in seconds.
+const LONG: &str = "10";
+
+pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
+    long(look).await?;
+    prepared(look).await?;
+    for color in [Color::Blue, Color::Green] {
+        timeouts(look, color).await?;
+    }
+    Ok(())
+}
+
+async fn long(look: &mut Look<'_>) -> Result<()> {
+    let long = texts::<2>(
+        look.blue,
+        &format!(
+            "SELECT format('pid %s (%s in %I, %s, since %s s%s)', pid, coalesce(usename, '?'), coalesce(datname, '?'), \
+              coalesce(nullif(application_name, ''), 'no application name'), \
+              extract(epoch FROM clock_timestamp() - xact_start)::bigint, \
+              CASE WHEN backend_xid IS NULL THEN ', it has not written' ELSE ', it writes' END), \
+             format('SELECT pg_terminate_backend(%s);', pid) FROM pg_stat_activity \
+             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() \
+             AND clock_timestamp() - xact_start > interval '{LONG} s' ORDER BY xact_start"
+        ),
+    )
+    .await?;
+    if !long.is_empty() {
+        let seen: Vec<&String> = long.iter().map(|[who, _]| who).collect();
+        look.warns(
+            "long-transactions",
+            listed("long transaction", &seen),
+            "the mirror's slot waits for every transaction that writes, in all databases of blue; so does the cut-over for those \
+             that lock its tables",
+            format!("let them end, or at blue: {}", commands(long.iter().map(|[_, mend]| mend.clone()))),
+        );
+    }
+    Ok(())
+}
+
+async fn prepared(look: &mut Look<'_>) -> Result<()> {
+    let prepared = texts::<3>(
+        look.blue,
+        &format!(
+            "SELECT format('%L in %I of %s, since %s s', gid, database, owner, \
+              extract(epoch FROM clock_timestamp() - prepared)::bigint), \
+             format('COMMIT PREPARED %1$L; or ROLLBACK PREPARED %1$L; in %2$I', gid, database), \
+             (clock_timestamp() - prepared > interval '{LONG} s')::text FROM pg_prepared_xacts ORDER BY prepared"
+        ),
+    )
+    .await?;
+    if prepared.is_empty() {
+        return Ok(());
+    }
+    let seen: Vec<&String> = prepared.iter().map(|[what, ..]| what).collect();
+    let seen = listed("prepared transaction", &seen);
+    let mend = commands(prepared.iter().map(|[_, mend, _]| mend.clone()));
+    if prepared.iter().any(|[.., old]| old == "true") {
+        look.blocks(
+            "prepared-transactions",
+            seen,
+            "it ends only when somebody ends it: the mirror's slot, in whatever database it is, and the cut-over wait for it",
+            format!("at blue: {mend}"),
+        );
+    } else {
+        look.warns(
+            "prepared-transactions",
+            seen,
+            "the application commits in two phases: a cut-over is given up when it meets one that is prepared and not committed",
+            format!("see that the transaction manager ends them quickly; at blue: {mend}"),
+        );
+    }
+    Ok(())
+}
+
+/// Those that our sessions cannot switch off for themselves in every version.
+async fn timeouts(look: &mut Look<'_>, color: Color) -> Result<()> {
+    let set = texts::<2>(
+        look.side(color),
+        "SELECT name, setting || coalesce(unit, '') FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout') \
+         AND setting <> '0' ORDER BY 1",
+    )
+    .await?;
+    let user = crate::ident::ident(look.context.settings.server(color).conninfo().user());
+    for [name, value] in set {
+        look.warns(
+            &name.replace('_', "-"),
+            format!("{name} is {value} for {user} at {color}"),
+            "it ends our sessions in the middle of the copy, which then begins again",
+            format!(
+                "at {color}: ALTER ROLE {user} IN DATABASE {} SET {name} = 0;",
+                look.dbname(color)
+            ),
+        );
+    }
+    Ok(())
+}

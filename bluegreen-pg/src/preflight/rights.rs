@@ -1,0 +1,89 @@
+//! What we must be allowed to do, asked of the servers' own privilege functions.
+
+use super::{Look, OURS_NOT, commands, listed, names};
+use crate::ident::ident;
+use bluegreen_core::{Color, Result};
+
+pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
+    for color in [Color::Blue, Color::Green] {
+        side(look, color).await?;
+    }
+    tables(look).await
+}
+
+async fn side(look: &mut Look<'_>, color: Color) -> Result<()> {
+    let missing = names(
+        look.side(color),
+        "SELECT right_ FROM (SELECT rolsuper, rolreplication FROM pg_roles WHERE rolname = current_user) AS me, \
+         LATERAL (VALUES \
+          (rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'rds_replication' \
+            AND pg_has_role(r.oid, 'MEMBER')), 'replication'), \
+          (rolsuper OR (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()), 'owner'), \
+          (rolsuper OR pg_has_role('pg_signal_backend', 'USAGE'), 'signal'), \
+          (rolsuper OR pg_has_role('pg_read_all_stats', 'USAGE'), 'stats') \
+         ) AS needed (has, right_) WHERE NOT has",
+        &[],
+    )
+    .await?;
+    let user = ident(look.context.settings.server(color).conninfo().user());
+    let dbname = look.dbname(color);
+    for right in missing {
+        let (seen, why, mend) = match right.as_str() {
+            "replication" => (
+                "has no REPLICATION right",
+                "the mirror's slot cannot be made",
+                format!("ALTER ROLE {user} REPLICATION;"),
+            ),
+            "owner" => (
+                "does not own the database",
+                "the fence makes the database read-only (ALTER DATABASE) and the mirror makes a schema and a publication in it",
+                format!("ALTER DATABASE {dbname} OWNER TO {user};"),
+            ),
+            "signal" => (
+                "may not end other sessions",
+                "after the cut-over the sessions that still think they may write on the old side are ended",
+                format!("GRANT pg_signal_backend TO {user};"),
+            ),
+            _ => (
+                "may not see what other sessions do",
+                "who keeps a cut-over waiting, and long transactions before it, could not be seen and named",
+                format!("GRANT pg_read_all_stats TO {user};"),
+            ),
+        };
+        let id = format!("right-{right}");
+        look.blocks(
+            &id,
+            format!("the user {user} {seen} at {color}"),
+            why,
+            format!("at {color}: {mend}"),
+        );
+    }
+    Ok(())
+}
+
+async fn tables(look: &mut Look<'_>) -> Result<()> {
+    let foreign = names(
+        look.blue,
+        &format!(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' \
+             AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"
+        ),
+        &[],
+    )
+    .await?;
+    if !foreign.is_empty() {
+        let user = ident(look.context.settings.blue.conninfo().user());
+        look.blocks(
+            "right-tables",
+            format!("the user {user} does not own {} at blue", listed("table", &foreign)),
+            "a publication takes the tables of its owner; the copy reads them and the fence locks them",
+            commands(
+                foreign
+                    .iter()
+                    .map(|table| format!("ALTER TABLE {table} OWNER TO {user};")),
+            ),
+        );
+    }
+    Ok(())
+}
