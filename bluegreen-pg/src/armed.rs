@@ -41,6 +41,8 @@ pub(crate) struct Armed {
     pub(crate) held: bool,
     /// Whether the old writer is durably read-only and its clients are gone.
     pub(crate) handed_over: bool,
+    /// Whether the other side may have been opened.
+    pub(crate) promoting: bool,
     /// Keeps the keeper off the slot during the pause.
     pub(crate) quiet: Option<Pause>,
     /// How often the proof was asked for, to look at the worker now and then.
@@ -162,6 +164,7 @@ impl Armed {
             origin: format!("pg_{}", subscription.oid),
             held: false,
             handed_over: false,
+            promoting: false,
             quiet: None,
             asked: 0,
         })
@@ -176,6 +179,13 @@ impl Armed {
             self.lock_tables
         );
         self.lock.batch_execute(&sql).await
+    }
+
+    /// Whether one of its sessions broke.
+    pub(crate) fn is_closed(&self) -> bool {
+        [&self.lock, &self.from, &self.from_reads, &self.proof, &self.to_writes]
+            .iter()
+            .any(|s| s.is_closed())
     }
 
     /// Lets go of the lock.
@@ -235,7 +245,7 @@ impl crate::replicator::PgReplicator {
         self.ensure_way_back(to).await?;
         *self.keeper() = Some(crate::keeper::Keeper::spawn(self.context.clone(), reverse(forth)));
         let started = Instant::now();
-        let mut armed = Armed::open(&self.context, to).await?;
+        let mut armed = Box::pin(Armed::open(&self.context, to)).await?;
         self.rehearse(&mut armed).await?;
         tracing::debug!(migration = %settings.name, %from, %to, elapsed = ?started.elapsed(), "armed");
         *self.armed.lock().await = Some(armed);
@@ -248,6 +258,17 @@ impl crate::replicator::PgReplicator {
         let back = Direction::from(to);
         let name = self.name_of(back);
         let (origin, follower) = tokio::try_join!(settings.connect(to), settings.connect(to.other()))?;
+        if !writers::is_closed(&origin).await? {
+            // Advancing the slot of the way back would skip what clients write there.
+            return Err(fault(
+                Kind::Diverged,
+                "arm the way back",
+                format!("{to} takes writes: it is not a mirror now"),
+            ));
+        }
+        for session in [&origin, &follower] {
+            writers::no_exceptions(session).await?;
+        }
         let tables = catalog::tables(&follower).await?;
         let slot_state = slot::look(&origin, &name).await?;
         let subscription = mirror::look(&follower, &name).await?;

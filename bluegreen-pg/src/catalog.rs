@@ -64,14 +64,15 @@ const DIGEST: &str = "coalesce(md5(string_agg(format('%I.%I', n.nspname, c.relna
      ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\")), 'none')";
 
 /// One statement for the writer's side, run in the pause: `$1` is the publication. Returns the digest of the
-/// application's tables, the digest of the published ones, and the prepared transactions.
+/// application's tables, the digest of the published ones, the prepared transactions, and how many sequences there are.
 pub(crate) fn writer_check() -> String {
     format!(
         "SELECT (SELECT {DIGEST} {APPLICATION} AND c.relkind = 'r'), \
          (SELECT {DIGEST} FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
           JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
           WHERE p.pubname = $1 AND n.nspname <> 'bluegreen'), \
-         (SELECT string_agg(gid, ', ') FROM pg_prepared_xacts WHERE database = current_database())"
+         (SELECT string_agg(gid, ', ') FROM pg_prepared_xacts WHERE database = current_database()), \
+         (SELECT count(*) {APPLICATION} AND c.relkind = 'S')"
     )
 }
 

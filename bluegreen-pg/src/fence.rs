@@ -18,15 +18,10 @@ impl PgReplicator {
         let to = color.other();
         let until = Instant::now() + within;
         // Taken out, and put back when done: if this future is dropped, the sessions go and with them the lock.
-        let ready = self
-            .armed
-            .lock()
-            .await
-            .take()
-            .filter(|a| a.to == to && !a.lock.is_closed());
+        let ready = self.armed.lock().await.take().filter(|a| a.to == to && !a.is_closed());
         let mut armed = match ready {
             Some(armed) => armed,
-            None => Armed::open(&self.context, to).await?,
+            None => Box::pin(Armed::open(&self.context, to)).await?,
         };
         armed.quiet = self.keeper().as_ref().map(crate::keeper::Keeper::pause);
         match self.fence_with(&mut armed, color, until, within).await {
@@ -184,6 +179,13 @@ impl PgReplicator {
                 "the subscription's apply worker is not running",
             ));
         }
+        if writer.get::<_, i64>(3) != armed.sequences.count() {
+            return Err(fault(
+                Kind::Diverged,
+                doing,
+                "a sequence was made or dropped since the cut-over was armed: make it at both sides, and arm again",
+            ));
+        }
         match writer.get::<_, Option<String>>(2) {
             Some(gids) => Err(fault(
                 Kind::Conflict,
@@ -227,7 +229,7 @@ impl PgReplicator {
             .is_none_or(|a| a.to != mark.color.other() || a.proof.is_closed())
         {
             // Another process fenced: the same question over sessions of our own.
-            *guard = Some(Armed::open(&self.context, mark.color.other()).await?);
+            *guard = Some(Box::pin(Armed::open(&self.context, mark.color.other())).await?);
         }
         let Some(armed) = guard.as_mut() else {
             return Ok(false);

@@ -2,8 +2,9 @@
 
 use crate::armed::Armed;
 use crate::error::{Doing, fault};
+use crate::keeper::Keeper;
 use crate::replicator::PgReplicator;
-use crate::{marker, mirror, slot, writers};
+use crate::{mirror, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Result};
 use std::time::Instant;
 
@@ -18,10 +19,13 @@ impl PgReplicator {
             .ok_or_else(|| fault(Kind::Diverged, doing, format!("{} is not fenced here", to.other())))?;
         let started = Instant::now();
         let reverse = self.name_of(Direction::from(to));
+        // From here on the reverse slot must keep what is written at `to`: nobody advances it again but for once below.
+        let keeper = self.keeper().take();
         let (values, ()) = tokio::try_join!(self.close_old(armed, to.other()), async {
             if let Some(quiet) = &armed.quiet {
                 quiet.quiet().await;
             }
+            drop(keeper);
             slot::advance(&armed.to_writes, &reverse).await?;
             tracing::debug!(elapsed = ?started.elapsed(), "hand over: reverse slot advanced");
             Ok(())
@@ -57,28 +61,28 @@ impl PgReplicator {
         let started = Instant::now();
         let from = to.other();
         let dbname = |color| settings.server(color).conninfo().dbname();
-        let armed = self.armed.lock().await.take();
-        match armed {
-            Some(mut armed) if armed.to == to && armed.held && armed.handed_over => {
-                let armed = &mut armed;
-                // The old writer is closed already: the second look at it and the opening need not wait for each other.
-                tokio::try_join!(
-                    writers::sweep(&armed.from, &settings.name, None),
-                    writers::open(&armed.to_writes, &settings.name, dbname(to)),
-                )?;
-                armed.unlock().await?;
+        let mut guard = self.armed.lock().await;
+        let held = guard
+            .as_mut()
+            .filter(|a| a.to == to && a.held && a.handed_over && !a.is_closed());
+        if let Some(armed) = held {
+            armed.promoting = true;
+            // The old writer is closed already: the second look at it and the opening need not wait for each other.
+            tokio::try_join!(
+                writers::sweep(&armed.from, &settings.name, None),
+                writers::open(&armed.to_writes, &settings.name, dbname(to)),
+            )?;
+            armed.unlock().await?;
+        } else {
+            let (old, new) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
+            if writers::is_closed(&old).await? {
+                writers::sweep(&old, &settings.name, None).await?;
+            } else {
+                writers::close(&old, &settings.name, dbname(from)).await?;
             }
-            other => {
-                drop(other);
-                let (old, new) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
-                if writers::is_closed(&old).await? {
-                    writers::sweep(&old, &settings.name, None).await?;
-                } else {
-                    writers::close(&old, &settings.name, dbname(from)).await?;
-                }
-                writers::open_again(&new, &settings.name, dbname(to)).await?;
-            }
+            writers::open_again(&new, &settings.name, dbname(to)).await?;
         }
+        *guard = None;
         tracing::debug!(elapsed = ?started.elapsed(), %to, "promoted");
         Ok(())
     }
@@ -88,27 +92,36 @@ impl PgReplicator {
         let settings = &self.context.settings;
         let started = Instant::now();
         let other = color.other();
+        let dbname = |color| settings.server(color).conninfo().dbname();
         let mut guard = self.armed.lock().await;
-        let (here, there) = tokio::try_join!(settings.connect(color), settings.connect(other))?;
-        let mirrored = mirror::look(&there, &self.name_of(Direction::from(color)))
-            .await?
-            .is_some()
-            && marker::is_set_up(&*there).await?;
-        if mirrored && !writers::is_closed(&there).await? {
-            writers::close(&there, &settings.name, settings.server(other).conninfo().dbname()).await?;
-        }
-        if writers::is_closed(&here).await? {
-            writers::open(&here, &settings.name, settings.server(color).conninfo().dbname()).await?;
-        }
-        // Last: whoever queued behind the lock goes on where writing is allowed again.
-        if let Some(mut armed) = guard.take() {
-            if armed.held {
-                armed.unlock().await?;
+        // Who fenced here and did not promote knows that the other side was not opened, and need not ask it: it may be
+        // the other side's illness that is the reason.
+        let ours = guard
+            .take()
+            .filter(|a| a.to == other && a.held && !a.promoting && !a.is_closed());
+        if let Some(mut armed) = ours {
+            if writers::is_closed(&armed.from).await? {
+                writers::open(&armed.from, &settings.name, dbname(color)).await?;
             }
-            if armed.to == other && !armed.handed_over {
-                armed.quiet = None;
-                *guard = Some(armed);
+            armed.unlock().await?;
+            armed.handed_over = false;
+            armed.quiet = None;
+            *guard = Some(armed);
+        } else {
+            let (here, there) = tokio::try_join!(settings.connect(color), settings.connect(other))?;
+            let mirrored = mirror::look(&there, &self.name_of(Direction::from(color)))
+                .await?
+                .is_some();
+            if mirrored && !writers::is_closed(&there).await? {
+                writers::close(&there, &settings.name, dbname(other)).await?;
             }
+            if writers::is_closed(&here).await? {
+                writers::open(&here, &settings.name, dbname(color)).await?;
+            }
+        }
+        if guard.is_some() {
+            self.keeper()
+                .get_or_insert_with(|| Keeper::spawn(self.context.clone(), Direction::from(other)));
         }
         tracing::debug!(elapsed = ?started.elapsed(), %color, "given back");
         Ok(())

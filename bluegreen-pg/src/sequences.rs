@@ -64,6 +64,11 @@ impl Sequences {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> i64 {
+        i64::try_from(self.targets.len()).unwrap_or(i64::MAX)
+    }
+
     /// Reads them where they count.
     pub(crate) async fn read(&self, from: &Session) -> Result<Vec<(i64, bool)>> {
         let mut values = Vec::with_capacity(self.targets.len());

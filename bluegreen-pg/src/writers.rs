@@ -39,6 +39,34 @@ pub(crate) async fn is_closed(session: &Session) -> Result<bool> {
     Ok(row.get(0))
 }
 
+/// Refuses a role whose own setting overrides the database's: it could write where nobody may.
+pub(crate) async fn no_exceptions(session: &Session) -> Result<()> {
+    let rows = session
+        .query(
+            "SELECT coalesce(r.rolname, '?')::text FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole \
+             WHERE s.setrole <> 0 AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
+             AND EXISTS (SELECT FROM unnest(s.setconfig) AS c WHERE c ~ '^default_transaction_read_only=(off|false|no|0)')",
+            &[],
+        )
+        .await
+        .doing("look for roles that are not bound")?;
+    match rows.first() {
+        None => Ok(()),
+        Some(row) => {
+            let role: &str = row.get(0);
+            Err(fault(
+                Kind::Conflict,
+                "look for roles that are not bound",
+                format!(
+                    "the role {role} has default_transaction_read_only = off as its own setting, so a read-only database would \
+                     not stop it: ALTER ROLE {} RESET default_transaction_read_only",
+                    ident(role)
+                ),
+            ))
+        }
+    }
+}
+
 /// Makes the database read-only for good, and ends every client that does not know it.
 pub(crate) async fn close(session: &Session, migration: &str, dbname: &str) -> Result<()> {
     session

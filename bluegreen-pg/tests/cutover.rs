@@ -312,6 +312,31 @@ async fn a_hand_over_that_is_given_up_opens_the_old_writer_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_before_the_mirror_turns_round_reaches_the_old_writer() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    common::cut_over(&replicator, Color::Green).await;
+    let green = pair.client(Color::Green).await;
+    // Longer than the interval at which the idle slot is advanced.
+    for n in 0..25 {
+        green
+            .batch_execute(&format!("INSERT INTO ledger (token) VALUES ('{n}')"))
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        replicator.arm(Color::Green).await.is_err(),
+        "green is the writer already"
+    );
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+    let blue = pair.client(Color::Blue).await;
+    assert_eq!(digests(&blue).await, digests(&green).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_promotes_and_turns_the_mirror_round() {
     let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
         return;
@@ -339,6 +364,7 @@ async fn another_process_promotes_and_turns_the_mirror_round() {
         .batch_execute("INSERT INTO ledger (token) VALUES ('two')")
         .await
         .unwrap();
+    // Late: what is written between the promotion and the start must reach blue all the same.
     drop(other);
     let third = pair.replicator();
     third.start(Direction::GreenToBlue).await.unwrap();

@@ -49,6 +49,7 @@ pub(crate) async fn begin(context: &Context, direction: Direction) -> Result<()>
             ),
         ));
     }
+    tools(context, &origin, &follower).await?;
     // The row that says "an unfinished copy" is there before anything that it would have to take away.
     marker::set_up(&follower, &settings.name, Stage::Copying).await?;
     marker::set_up(&origin, &settings.name, Stage::Origin).await?;
@@ -109,8 +110,7 @@ pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc
     let name = mirror_name(&settings.name, direction);
     let origin = settings.connect_copy(from).await?;
     let mut follower = settings.connect_copy(to).await?;
-    let (source, target) = (catalog::version(&origin).await?, catalog::version(&follower).await?);
-    let tools = Tools::find(context.options.tools.as_deref(), source, target).await?;
+    let tools = tools(&context, &origin, &follower).await?;
     let folder = tempfile::Builder::new()
         .prefix("bluegreen-")
         .tempdir()
@@ -139,11 +139,17 @@ pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc
     follower.batch_execute("ANALYZE").await.doing("run ANALYZE")?;
 
     report.stage("subscription");
+    let version = catalog::version(&follower).await?;
     let transaction = follower.transaction().await.doing("create the subscription")?;
-    mirror::subscribe(&transaction, target, &name, settings.server(from)).await?;
+    mirror::subscribe(&transaction, version, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;
     transaction.commit().await.doing("create the subscription")?;
     mirror::enable(&follower, &name).await
+}
+
+async fn tools(context: &Context, origin: &Session, follower: &Session) -> Result<Tools> {
+    let (source, target) = (catalog::version(origin).await?, catalog::version(follower).await?);
+    Tools::find(context.options.tools.as_deref(), source, target).await
 }
 
 /// Materialized views that have rows at the origin, in the order they were made: one may read another.
