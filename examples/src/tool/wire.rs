@@ -4,12 +4,12 @@ use super::command::Shell;
 use super::config::{Config, Dns, Gate, Probe};
 use async_trait::async_trait;
 use bluegreen_core::{
-    DnsProvider, Entry, Error, FileJournal, HealthProbe, Journal, Kind, Migration, NoDatabase, NoDns, NoGate, NoProbe,
-    Replicator, Result, WriteGate,
+    Color, DnsProvider, Entry, Error, FileJournal, HealthProbe, Journal, Kind, Migration, NoDatabase, NoDns, NoGate,
+    NoProbe, Replicator, Result, WriteGate,
 };
 use bluegreen_dns::PowerDns;
 use bluegreen_http::HttpProbe;
-use bluegreen_pg::{PgBouncer, Upstream};
+use bluegreen_pg::{PgBouncer, PgReplicator, Upstream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,14 +89,23 @@ fn probe(table: &Probe) -> Result<Arc<dyn HealthProbe>> {
 }
 
 fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
-    let Some(_databases) = &config.databases else {
+    let Some(databases) = &config.databases else {
         return Ok(Arc::new(NoDatabase));
     };
-    Err(Error::new(
-        Kind::Unsupported,
-        "build the migration",
-        "databases are not wired yet",
-    ))
+    let (blue, green) = (&databases.blue, &databases.green);
+    let mut builder = PgReplicator::builder(&config.spec.name, blue.url.reveal(), green.url.reveal());
+    for (color, side) in [(Color::Blue, blue), (Color::Green, green)] {
+        if let Some(from_peer) = &side.from_peer {
+            builder = builder.database_from_peer(color, from_peer.reveal());
+        }
+    }
+    if let Some(jobs) = config.copy_jobs {
+        builder = builder.copy_jobs(jobs);
+    }
+    if let Some(folder) = &config.pg_tools {
+        builder = builder.tools(folder);
+    }
+    Ok(Arc::new(builder.build()?))
 }
 
 fn gate(config: &Config) -> Result<Arc<dyn WriteGate>> {

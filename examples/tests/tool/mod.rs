@@ -1,6 +1,8 @@
 //! What the tool's tests share: its binary, a folder with its file, and small servers that are well.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod world;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::SocketAddr;

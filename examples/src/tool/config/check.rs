@@ -82,12 +82,16 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
     let (deploy, decommission) = hooks.map(|h| (h.deploy, h.decommission)).unwrap_or_default();
     let asked = spec.blue.url.is_some() || spec.green.url.is_some();
     let journal = folder.join(migration.journal.get_ref());
+    let pg_tools = value(migration.pg_tools).map(|path| folder.join(path));
+    let copy_jobs = value(migration.copy_jobs);
     Ok(Config {
         folder,
         spec,
         journal,
         dns,
         databases,
+        copy_jobs,
+        pg_tools,
         gate,
         policy,
         probe: asked.then_some(probe),

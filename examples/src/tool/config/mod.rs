@@ -31,6 +31,10 @@ pub struct Config {
     pub dns: Option<Dns>,
     /// Both databases; none when no database moves.
     pub databases: Option<Databases>,
+    /// How many streams the first copy has.
+    pub copy_jobs: Option<usize>,
+    /// The folder with `pg_dump` and `pg_restore`.
+    pub pg_tools: Option<PathBuf>,
     /// What makes writes wait.
     pub gate: Gate,
     /// How the share moves.

@@ -49,6 +49,8 @@ pub(super) struct Migration {
     pub(super) cut_over_retry: Key<Length>,
     pub(super) max_lag_bytes: Key<u64>,
     pub(super) production_url: Key<String>,
+    pub(super) copy_jobs: Key<usize>,
+    pub(super) pg_tools: Key<String>,
 }
 
 #[derive(Deserialize)]
