@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 
 /// A migration's file in a folder of its own, and the environment its secrets come from.
 pub struct Tool {
@@ -107,6 +107,16 @@ impl Running {
     pub fn signal(&self, signal: Signal) {
         let pid = self.0.id().expect("it has not been waited for");
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
+    /// What it prints, a line at a time; then [`end`](Self::end) has none of it.
+    pub fn lines(&mut self) -> Lines<BufReader<ChildStdout>> {
+        BufReader::new(self.0.stdout.take().unwrap()).lines()
+    }
+
+    /// Its exit code; none when it was killed.
+    pub async fn code(&mut self) -> Option<i32> {
+        self.0.wait().await.unwrap().code()
     }
 
     pub async fn end(self) -> Said {

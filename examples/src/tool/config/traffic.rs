@@ -21,16 +21,7 @@ pub(super) fn target(targets: Spanned<raw::Targets>) -> Result<Target, Fault> {
             Ok(IpAddr::V4(ip)) => v4.push(ip),
             Ok(IpAddr::V6(ip)) => v6.push(ip),
             Err(_) => {
-                let is_name = text.contains('.')
-                    && !text
-                        .trim_end_matches('.')
-                        .rsplit('.')
-                        .next()
-                        .is_none_or(|last| last.parse::<u32>().is_ok())
-                    && text
-                        .chars()
-                        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-                if all.len() == 1 && is_name {
+                if all.len() == 1 && is_name(text) {
                     return Ok(Target::Name(text.trim_end_matches('.').to_ascii_lowercase()));
                 }
                 let what = format!(
@@ -44,6 +35,13 @@ pub(super) fn target(targets: Spanned<raw::Targets>) -> Result<Target, Fault> {
         return Err(Fault::at(at, "target is empty: expected addresses, or one full name"));
     }
     Ok(Target::Addresses { v4, v6 })
+}
+
+/// A full host name, and not a mistyped address: its last label is no number.
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    text.contains('.') && text.chars().all(plain) && !last.is_empty() && last.parse::<u32>().is_err()
 }
 
 pub(super) fn dns(table: Spanned<raw::Dns>, reader: &Reader<'_>, spec: &mut Spec) -> Result<Option<Dns>, Fault> {
