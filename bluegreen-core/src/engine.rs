@@ -162,7 +162,8 @@ impl Engine {
         }
         self.state = state;
         self.show();
-        if self.state.planned.is_some() {
+        let under_way = self.state.planned.is_some() && self.state.closed.is_none();
+        if under_way || self.with.gate.starts_held() {
             self.settle().await?;
         }
         self.loaded = true;
@@ -174,7 +175,7 @@ impl Engine {
         let touched = self.state.step(StepName::CutOver).stage != Stage::Pending && self.state.closed.is_none();
         match phase::settle(&self.context(StepName::CutOver)).await {
             // A gate out of reach before any cut-over is for the checks to report; after the end it is nobody's business.
-            Err(e) if !touched => {
+            Err(e) if !touched && !self.with.gate.starts_held() => {
                 tracing::warn!(migration = %self.spec.name, "the gate could not be looked at: {e}");
                 Ok(())
             }
@@ -216,7 +217,11 @@ impl Engine {
                 Ok(Turn::Again)
             }
             Next::WaitUntil(until, _) => Ok(Turn::At(until)),
-            Next::Paused => Ok(Turn::Paused),
+            Next::Paused => {
+                // Nobody looks while an operator has it paused: that time is not what patience is for.
+                self.live.lock().patience.clear();
+                Ok(Turn::Paused)
+            }
             Next::Ask(step, why) => Ok(Turn::Human(format!("{step}: {why}"))),
             Next::Over(outcome) => Ok(Turn::Over(outcome)),
             Next::Close(outcome) => {
@@ -321,14 +326,16 @@ impl Engine {
         let Err(error) = self.append_once(body.clone()).await else {
             return Ok(Turn::Again);
         };
-        // Only a journal that cannot say whether it has the record leaves that open: then it is read.
+        // A journal that cannot say whether it has the record, or that somebody else has written, is read.
         let kept = match error.kind() {
-            Kind::Corrupt => self.has(seq, &body).await,
-            _ => Some(false),
+            Kind::Corrupt | Kind::Conflict => self.has(seq, &body).await,
+            _ => Some((false, to.other())),
         };
         match kept {
-            Some(true) => Ok(Turn::Again),
-            Some(false) => {
+            Some((true, _)) => Ok(Turn::Again),
+            // Another runner has come to the same end. What is open now is open by its record, and stays so.
+            Some((false, writer)) if writer == to => Err(error),
+            Some((false, _)) => {
                 // The record is not there: the old writer writes on, and only then is the failure anybody's business.
                 phase::abandon(&self.context(step), to.other()).await?;
                 Err(error)
@@ -337,19 +344,21 @@ impl Engine {
             None => {
                 let message = "it cannot be told whether the commit record is in the journal, and writes wait until it can: \
                                make the journal readable and run it again at once";
-                Err(Error::new(Kind::Corrupt, "commit", message).because(error))
+                Err(Error::new(error.kind(), "commit", message).because(error))
             }
         }
     }
 
-    /// Whether the journal has this entry, which may or may not have reached it; none when it cannot be read.
-    async fn has(&mut self, seq: u64, body: &Body) -> Option<bool> {
+    /// Whether the journal has this entry, which may or may not have reached it, and who writes by what it has; none when
+    /// it cannot be read.
+    async fn has(&mut self, seq: u64, body: &Body) -> Option<(bool, Color)> {
         let deadline = self.with.clock.now() + self.spec.pause_budget;
         let mut pause = Duration::from_millis(5);
         loop {
             let read = select(self.journal.load(), self.with.clock.sleep_until(deadline)).await;
             let Either::Left((read, _)) = read else { return None };
             if let Ok((entries, state)) = read.and_then(|entries| State::of(&entries).map(|state| (entries, state))) {
+                let writer = state.writer();
                 let kept = entries.last().is_some_and(|last| last.seq == seq && last.body == *body);
                 if kept {
                     self.state = state;
@@ -359,7 +368,7 @@ impl Engine {
                         entry: entries[entries.len() - 1].clone(),
                     });
                 }
-                return Some(kept);
+                return Some((kept, writer));
             }
             if self.with.clock.now() + pause >= deadline {
                 return None;

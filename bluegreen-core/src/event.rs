@@ -6,6 +6,7 @@ use crate::provider::MirrorStatus;
 use crate::time::Timestamp;
 use futures::Stream;
 use serde::{Deserialize, Serialize};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -67,23 +68,26 @@ pub enum Event {
 const KEPT: usize = 4096;
 
 /// Where events come out. A receiver that is too slow misses the oldest; nothing ever waits for it.
+/// Its buffer is made for the first receiver: thousands of migrations that nobody looks at need none.
 #[derive(Debug, Clone)]
-pub(crate) struct Events(broadcast::Sender<Event>);
+pub(crate) struct Events(Arc<OnceLock<broadcast::Sender<Event>>>);
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(KEPT))
+        Self(Arc::default())
     }
 
     pub(crate) fn send(&self, event: impl FnOnce() -> Event) {
-        if self.0.receiver_count() > 0 {
+        if let Some(sender) = self.0.get()
+            && sender.receiver_count() > 0
+        {
             // No receiver is no failure: nobody has to look.
-            let _ = self.0.send(event());
+            let _ = sender.send(event());
         }
     }
 
     pub(crate) fn stream(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
-        let receiver = self.0.subscribe();
+        let receiver = self.0.get_or_init(|| broadcast::Sender::new(KEPT)).subscribe();
         Box::pin(futures::stream::unfold(receiver, |mut receiver| async move {
             loop {
                 match receiver.recv().await {

@@ -225,7 +225,7 @@ impl Future for Sleep<'_> {
         drop(state);
         if this.clock.run_event(deadline) {
             // Whoever waits for what just happened goes first.
-            this.yields = 0;
+            this.yields = YIELDS - 1;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

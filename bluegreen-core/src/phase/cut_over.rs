@@ -150,6 +150,12 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
             format!("{to} must be well before it becomes the writer: {ill}"),
         ));
     }
+    // Whoever goes back before blue has begun to follow makes it follow first.
+    if to == Color::Blue
+        && let Some(progress) = mirror::run(cx, Direction::to(to)).await?
+    {
+        return Ok(progress);
+    }
     match cx.mirror(Direction::to(to)).await? {
         MirrorStatus::Streaming(lag) if lag.bytes <= cx.spec.max_lag_bytes => cx.came("before"),
         status => return Ok(cx.look_patiently("before", format!("{to} must follow closely first: {status}"))),
@@ -304,8 +310,8 @@ pub(crate) async fn settle(cx: &Context<'_>) -> Result<()> {
     }
     if cx.with.gate.is_present() {
         let state = cx.with.gate.state().await?;
-        // After the end only a gate that waits to be told is ours: one inside an application that was started again.
-        if cx.state.closed.is_some() && !state.held {
+        let under_way = cx.state.planned.is_some() && cx.state.closed.is_none();
+        if !under_way && !(state.held && cx.with.gate.starts_held()) {
             return Ok(());
         }
         if state.at != writer {

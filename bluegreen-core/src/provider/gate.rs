@@ -34,6 +34,12 @@ pub trait WriteGate: fmt::Debug + Send + Sync + 'static {
         true
     }
 
+    /// Whether it may begin held with its process and then waits to be told where writes go, as [`AppGate::held`] does. Any
+    /// other gate that is held while no migration is under way was held by somebody else, and is left alone.
+    fn starts_held(&self) -> bool {
+        false
+    }
+
     /// Looks for what would make the pause fail or last: instances out of reach, a configuration that cannot be
     /// rewritten. Changes nothing.
     ///
@@ -77,6 +83,9 @@ impl<T: WriteGate + ?Sized> WriteGate for Arc<T> {
     }
     fn is_present(&self) -> bool {
         (**self).is_present()
+    }
+    fn starts_held(&self) -> bool {
+        (**self).starts_held()
     }
     async fn preflight(&self) -> Result<Vec<Finding>> {
         (**self).preflight().await
@@ -206,6 +215,10 @@ impl<P: Send + Sync + 'static> AppGate<P> {
 impl<P: Send + Sync + 'static> WriteGate for AppGate<P> {
     fn name(&self) -> &str {
         "app"
+    }
+
+    fn starts_held(&self) -> bool {
+        true
     }
 
     async fn hold(&self, within: Duration) -> Result<()> {

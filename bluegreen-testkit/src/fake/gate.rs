@@ -159,6 +159,10 @@ impl WriteGate for FakeGate {
         "fake gate"
     }
 
+    fn starts_held(&self) -> bool {
+        self.fleeting
+    }
+
     async fn hold(&self, within: Duration) -> Result<()> {
         let deadline = self.clock.now() + within;
         loop {

@@ -134,6 +134,9 @@ impl<T: WriteGate> WriteGate for Faulty<T> {
     fn is_present(&self) -> bool {
         self.inner.is_present()
     }
+    fn starts_held(&self) -> bool {
+        self.inner.starts_held()
+    }
     async fn preflight(&self) -> Result<Vec<Finding>> {
         self.faults.around("gate.preflight", self.inner.preflight()).await
     }

@@ -187,11 +187,7 @@ impl Chaos {
             match self.world.process(&faults) {
                 Ended::Answered(Ok(outcome)) => return outcome,
                 Ended::Answered(Err(error)) => {
-                    // A human reads why it stopped, and says yes where a yes is what it waits for.
-                    if error.message().contains("approve") {
-                        let id = format!("answer {}", self.processes);
-                        self.world.journal.request(id, Signal::Approve);
-                    }
+                    self.world.answer(&error);
                     last = Some(error);
                 }
                 Ended::Died => self.deaths += 1,

@@ -12,8 +12,8 @@ use crate::clock::VirtualClock;
 use crate::fake::{Databases, FakeDns, FakeGate, FakeProbe, FakeReplicator, MemoryJournal, Served};
 use crate::fault::{Fault, Faults, Faulty, Point};
 use bluegreen_core::{
-    Clock, Color, Environment, Error, Migration, Note, Outcome, Record, Result, Spec, Steps, Target, TrafficPolicy,
-    WritePath,
+    Clock, Color, Environment, Error, Migration, Note, Outcome, Record, Result, Signal, Spec, Steps, Target,
+    TrafficPolicy, WritePath,
 };
 use crowd::Crowd;
 use std::net::{IpAddr, Ipv4Addr};
@@ -207,7 +207,7 @@ impl World {
     }
 
     /// Processes in which nothing goes wrong, one after the other, until the migration is over. What needs a human is
-    /// answered by running it again.
+    /// answered by running it again, and by an approval where that is asked for.
     ///
     /// # Panics
     /// When it is not over after twenty of them.
@@ -216,12 +216,23 @@ impl World {
         for _ in 0..20 {
             match self.process(&self.sound()) {
                 Ended::Answered(Ok(outcome)) => return outcome,
-                Ended::Answered(Err(error)) => last = Some(error),
+                Ended::Answered(Err(error)) => {
+                    self.answer(&error);
+                    last = Some(error);
+                }
                 Ended::Died => {}
             }
             self.clock.advance(Duration::from_secs(300));
         }
         panic!("seed {}: it never ends; last: {last:?}\n{}", self.seed, self.story());
+    }
+
+    /// A human reads why it stopped, and approves where an approval is what it waits for.
+    fn answer(&self, error: &Error) {
+        if error.message().contains("approve") {
+            let id = format!("answer at {}", self.clock.now());
+            self.journal.request(id, Signal::Approve);
+        }
     }
 
     /// What happened, for a failure's message: the journal, one line an entry.
