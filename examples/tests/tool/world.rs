@@ -167,6 +167,50 @@ impl World {
         );
     }
 
+    /// All that a migration could have touched, as text: two of these are compared.
+    pub async fn everything(&self) -> String {
+        let mut all = String::new();
+        for cluster in [&self.blue, &self.green] {
+            let client = cluster.connect("shop").await.unwrap();
+            let seen = "SELECT 'slot ' || slot_name FROM pg_replication_slots
+                 UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+                 UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
+                 UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname !~ '^pg_'
+                 UNION ALL SELECT 'relation ' || oid::regclass || ' ' || relreplident::text FROM pg_class WHERE oid >= 16384
+                     AND relnamespace <> 'pg_toast'::regnamespace
+                 UNION ALL SELECT 'setting ' || array_to_string(setconfig, ' ') FROM pg_db_role_setting
+                 ORDER BY 1";
+            for row in client.query(seen, &[]).await.unwrap() {
+                all += &format!("{}: {}\n", cluster.port(), row.get::<_, String>(0));
+            }
+        }
+        for set in self.dns.sets().await.unwrap() {
+            all += &format!("{set}\n");
+        }
+        all += &std::fs::read_to_string(self.pooler.ini()).unwrap();
+        all + &self.paused().await
+    }
+
+    /// Makes a superuser at blue who must give a password.
+    pub async fn require_password(&self, user: &str, password: &str) {
+        let client = self.blue.connect("shop").await.unwrap();
+        let made = format!("CREATE ROLE {user} LOGIN SUPERUSER PASSWORD '{password}'");
+        client.batch_execute(&made).await.unwrap();
+        let file: String = client.query_one("SHOW hba_file", &[]).await.unwrap().get(0);
+        let rules = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("host all {user} 127.0.0.1/32 scram-sha-256\n{rules}")).unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        // The postmaster takes it up a moment later; a new session shows when.
+        let without = format!("postgres://{user}@127.0.0.1:{}/shop", self.blue.port());
+        for _ in 0..500 {
+            if tokio_postgres::connect(&without, tokio_postgres::NoTls).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the password is still not asked for");
+    }
+
     async fn paused(&self) -> String {
         let admin = tokio_postgres::Config::new()
             .host("127.0.0.1")
