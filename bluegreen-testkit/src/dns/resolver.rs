@@ -76,6 +76,7 @@ impl CachingResolver {
             let reply = match ask(self.server, name, RecordType::A, PATIENCE).await {
                 Ok(reply) => reply,
                 Err(error) => {
+                    tracing::warn!(name, %error, "a DNS question is asked again");
                     last = Some(error);
                     continue;
                 }

@@ -4,7 +4,8 @@ use clap::Parser;
 use examples::demo::{Options, run};
 use std::process::ExitCode;
 
-#[tokio::main]
+// More than there are cores: a disk that keeps the journal waiting must not keep clients from their answers.
+#[tokio::main(worker_threads = 4)]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
