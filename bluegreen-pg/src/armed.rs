@@ -290,6 +290,13 @@ impl crate::replicator::PgReplicator {
             let version = catalog::version(&follower).await?;
             mirror::subscribe(&*follower, version, &name, settings.server(to)).await?;
         }
-        slot::advance(&origin, &name).await
+        // Twice: an advance begins at the last point but one.
+        for _ in 0..2 {
+            if let Err(e) = slot::mark_restart(&origin, &name).await {
+                tracing::warn!(error = %e, "the pause may be longer: an advance of the reverse slot reads more of the log");
+            }
+            slot::advance(&origin, &name).await?;
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! After the proof: the old writer closed for good, the new one opened; or all of it given back.
 
-use crate::armed::Armed;
 use crate::error::{Doing, fault};
 use crate::keeper::Keeper;
 use crate::replicator::PgReplicator;
@@ -18,31 +17,31 @@ impl PgReplicator {
             .filter(|a| a.to == to && a.held)
             .ok_or_else(|| fault(Kind::Diverged, doing, format!("{} is not fenced here", to.other())))?;
         let started = Instant::now();
+        let settings = &self.context.settings;
         let reverse = self.name_of(Direction::from(to));
         // From here on the reverse slot must keep what is written at `to`: nobody advances it again but for once below.
         let keeper = self.keeper().take();
-        let (values, ()) = tokio::try_join!(self.close_old(armed, to.other()), async {
-            if let Some(quiet) = &armed.quiet {
-                quiet.quiet().await;
-            }
-            drop(keeper);
-            slot::advance(&armed.to_writes, &reverse).await?;
-            tracing::debug!(elapsed = ?started.elapsed(), "hand over: reverse slot advanced");
-            Ok(())
-        })?;
-        armed.sequences.set(&armed.to_writes, values).await?;
-        armed.handed_over = true;
-        tracing::debug!(elapsed = ?started.elapsed(), "hand over: done");
-        Ok(())
-    }
-
-    /// Read-only for good, clients gone, and then the sequences, which nobody can move any more.
-    async fn close_old(&self, armed: &Armed, from: Color) -> Result<Vec<(i64, bool)>> {
-        let started = Instant::now();
-        let settings = &self.context.settings;
-        let dbname = settings.server(from).conninfo().dbname();
-        writers::close(&armed.from, &settings.name, dbname).await?;
-        tracing::debug!(elapsed = ?started.elapsed(), "hand over: old writer closed");
+        let dbname = settings.server(to.other()).conninfo().dbname();
+        // What takes long first, all of it at once, and the sessions are told last: ending takes the server's time.
+        let ((), (), values) = tokio::try_join!(
+            writers::close_by_default(&armed.from, dbname),
+            async {
+                if let Some(quiet) = &armed.quiet {
+                    quiet.quiet().await;
+                }
+                drop(keeper);
+                slot::advance(&armed.to_writes, &reverse).await
+            },
+            armed.sequences.read(&armed.from_reads),
+        )?;
+        tracing::debug!(elapsed = ?started.elapsed(), "hand over: read-only, reverse slot advanced");
+        let (told, ()) = tokio::try_join!(
+            writers::signal(&armed.from, &settings.name, None),
+            armed.sequences.set(&armed.to_writes, values),
+        )?;
+        tracing::debug!(elapsed = ?started.elapsed(), "hand over: sessions told to end");
+        writers::settle(&armed.from, &settings.name, told).await?;
+        // Again, now that nobody can take a number any more.
         let (values, ()) = tokio::try_join!(armed.sequences.read(&armed.from_reads), async {
             // Held without a break since the fence, or something may have been written after the marker.
             armed
@@ -51,8 +50,10 @@ impl PgReplicator {
                 .await
                 .doing("see that the table lock is still held")
         })?;
-        tracing::debug!(elapsed = ?started.elapsed(), "hand over: sequences read");
-        Ok(values)
+        armed.sequences.set(&armed.to_writes, values).await?;
+        armed.handed_over = true;
+        tracing::debug!(elapsed = ?started.elapsed(), "hand over: done");
+        Ok(())
     }
 
     /// See `Replicator::promote`.

@@ -4,7 +4,7 @@
 use crate::error::describe;
 use crate::ident::mirror_name;
 use crate::replicator::Context;
-use crate::slot::ADVANCE;
+use crate::slot::{self, ADVANCE};
 use bluegreen_core::Direction;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-/// A second's worth of log is advanced over in a few milliseconds.
-const EVERY: Duration = Duration::from_secs(1);
+/// An advance in the pause reads the log of about two of these.
+const EVERY: Duration = Duration::from_millis(500);
 
 /// A task that advances the idle slot of a direction. Dropping it ends it.
 #[derive(Debug)]
@@ -83,6 +83,10 @@ async fn keep(context: Arc<Context>, direction: Direction, shared: Arc<Shared>) 
             }
         }
         let Some(open) = &session else { continue };
+        // Without it the advance still works, only longer.
+        if let Err(e) = slot::mark_restart(open, &slot).await {
+            tracing::debug!(error = %e, slot, "no point to decode from was written");
+        }
         let advanced = {
             let _busy = shared.busy.lock().await;
             if shared.paused.load(Ordering::SeqCst) {

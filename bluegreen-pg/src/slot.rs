@@ -160,6 +160,46 @@ pub(crate) async fn look(session: &Session, slot: &str) -> Result<Option<SlotSta
 /// Moves an idle slot to the end of the log, so that it holds no log and replays nothing that came from the other side.
 pub(crate) const ADVANCE: &str = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
 
+/// Writes a point into the log from which decoding can begin. A server does that only every 15 seconds by itself, and an
+/// advance reads the log from the last but one of them: with fresh ones it is short.
+pub(crate) async fn mark_restart(session: &Session, slot: &str) -> Result<()> {
+    let doing = "write a point to decode from";
+    let direct: bool = session
+        .query_one(
+            "SELECT coalesce(has_function_privilege(to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'execute'), false)",
+            &[],
+        )
+        .await
+        .doing(doing)?
+        .get(0);
+    if direct {
+        session
+            .batch_execute("SELECT pg_catalog.pg_log_standby_snapshot()")
+            .await
+            .doing(doing)?;
+        return Ok(());
+    }
+    // Before version 16 the only way is to begin a slot; a temporary one, bounded, and gone again.
+    let passing = format!("{}_tick", &slot[..slot.len().min(58)]);
+    session
+        .batch_execute("SET statement_timeout = '1s'")
+        .await
+        .doing(doing)?;
+    let made = session
+        .query(
+            "SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)",
+            &[&passing],
+        )
+        .await;
+    session.batch_execute("SET statement_timeout = 0").await.doing(doing)?;
+    made.doing(doing)?;
+    session
+        .query("SELECT pg_drop_replication_slot($1)", &[&passing])
+        .await
+        .doing(doing)?;
+    Ok(())
+}
+
 /// Runs [`ADVANCE`]. Somebody else's advance of the same slot is waited for.
 pub(crate) async fn advance(session: &Session, slot: &str) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(10);

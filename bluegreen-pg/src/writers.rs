@@ -69,11 +69,16 @@ pub(crate) async fn no_exceptions(session: &Session) -> Result<()> {
 
 /// Makes the database read-only for good, and ends every client that does not know it.
 pub(crate) async fn close(session: &Session, migration: &str, dbname: &str) -> Result<()> {
+    close_by_default(session, dbname).await?;
+    sweep(session, migration, None).await
+}
+
+/// Only the first half of it: sessions that begin from now on are read-only.
+pub(crate) async fn close_by_default(session: &Session, dbname: &str) -> Result<()> {
     session
         .batch_execute(&closing(dbname))
         .await
-        .doing("make the database read-only")?;
-    sweep(session, migration, None).await
+        .doing("make the database read-only")
 }
 
 fn closing(dbname: &str) -> String {
@@ -181,24 +186,52 @@ async fn look(session: &Session, migration: &str, before: &Option<String>, only:
 /// Ends every client of this database but ours (those older than `before`, if given). Returns when none of them can do
 /// anything any more: an idle session that has its signal runs no further statement, a busy one is waited for.
 pub(crate) async fn sweep(session: &Session, migration: &str, before: Option<String>) -> Result<()> {
-    let until = Instant::now() + GONE_WITHIN;
+    let told = signal(session, migration, before).await?;
+    settle(session, migration, told).await
+}
+
+/// Who was told to end.
+#[derive(Debug)]
+pub(crate) struct Told {
+    ended: HashSet<i32>,
+    /// Who comes later reads the new settings; who was starting may not have: they are ended when they show themselves.
+    starting: HashSet<i32>,
+    before: Option<String>,
+}
+
+/// The first half of [`sweep`]: everybody is told.
+pub(crate) async fn signal(session: &Session, migration: &str, before: Option<String>) -> Result<Told> {
     let first = look(session, migration, &before, None).await?;
-    let mut ended: HashSet<i32> = first.clients.keys().copied().collect();
-    // Who comes later reads the new settings; who was starting may not have: they are ended when they show themselves.
-    let mut starting = first.starting;
-    if ended.is_empty() && starting.is_empty() {
+    Ok(Told {
+        ended: first.clients.into_keys().collect(),
+        starting: first.starting,
+        before,
+    })
+}
+
+/// The second half: returns when none of them can do anything any more.
+pub(crate) async fn settle(session: &Session, migration: &str, told: Told) -> Result<()> {
+    let started = Instant::now();
+    let until = started + GONE_WITHIN;
+    let Told {
+        mut ended,
+        mut starting,
+        before,
+    } = told;
+    // A client that is ended because it cannot write does no harm while it goes.
+    if starting.is_empty() && (ended.is_empty() || before.is_some()) {
         return Ok(());
     }
     loop {
         let suspects: Vec<i32> = starting.iter().copied().collect();
         let seen = look(session, migration, &before, Some(&suspects)).await?;
         ended.extend(suspects.iter().filter(|pid| seen.clients.contains_key(pid)));
-        let shown = |pid: &i32| seen.clients.contains_key(pid) || !seen.starting.contains(pid);
         let waited_for = starting.len();
-        starting.retain(|pid| !shown(pid));
+        starting.retain(|pid| !seen.clients.contains_key(pid) && seen.starting.contains(pid));
         let busy = ended.iter().filter(|pid| seen.clients.get(pid) == Some(&true)).count();
-        // One more look at those who have just shown themselves and got their signal.
+        // Those who have just shown themselves and got their signal are looked at once more.
         if busy == 0 && waited_for == 0 {
+            tracing::debug!(elapsed = ?started.elapsed(), ended = ended.len(), "nobody can write any more");
             return Ok(());
         }
         if Instant::now() > until {
