@@ -1,149 +1,14 @@
 //! The PgBouncer gate on real PgBouncers in front of real clusters, with writers that never stop.
 #![allow(clippy::unwrap_used)]
 
+mod bouncer;
+
 use bluegreen_core::{Color, Kind, Severity, WriteGate};
 use bluegreen_pg::{PgBouncer, Upstream};
-use bluegreen_testkit::servers::{PgBouncerServer, PgCluster, available};
+use bluegreen_testkit::servers::PgBouncerServer;
+use bouncer::{BUDGET, Stage, Writers, app_role, connect, rest};
 use nix::sys::signal::Signal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls};
-
-const BUDGET: Duration = Duration::from_secs(10);
-
-async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
-/// Two clusters and a PgBouncer in front of the blue one.
-struct Stage {
-    bouncer: PgBouncerServer,
-    blue: PgCluster,
-    green: PgCluster,
-}
-
-impl Stage {
-    async fn set(line: &str, settings: &[(&str, &str)]) -> Option<Self> {
-        let program = available("PgBouncer", PgBouncerServer::find())?;
-        available("PostgreSQL", bluegreen_testkit::servers::PgBinaries::find())?;
-        let (blue, green) = tokio::try_join!(PgCluster::start(), PgCluster::start()).unwrap();
-        for cluster in [&blue, &green] {
-            cluster.create_database("shop").await.unwrap();
-            cluster
-                .execute("shop", "CREATE TABLE written (token text)")
-                .await
-                .unwrap();
-        }
-        let mut builder = PgBouncerServer::builder(program);
-        builder = builder.database(format!("shop = host=127.0.0.1 port={} {line}", blue.port()));
-        for (name, value) in settings {
-            builder = builder.setting(*name, *value);
-        }
-        let bouncer = builder.start().await.unwrap();
-        Some(Self { bouncer, blue, green })
-    }
-
-    fn bare(&self) -> PgBouncer {
-        let at = |cluster: &PgCluster| Upstream::new("127.0.0.1", cluster.port(), "shop");
-        PgBouncer::new("shop", at(&self.blue), at(&self.green))
-    }
-
-    fn gate(&self) -> PgBouncer {
-        self.bare()
-            .instance(&self.bouncer.admin_url(), self.bouncer.ini())
-            .unwrap()
-    }
-
-    async fn tokens(&self) -> (Vec<String>, Vec<String>) {
-        let mut sides = Vec::new();
-        for cluster in [&self.blue, &self.green] {
-            let client = cluster.connect("shop").await.unwrap();
-            let rows = client.query("SELECT token FROM written", &[]).await.unwrap();
-            sides.push(rows.iter().map(|row| row.get(0)).collect());
-        }
-        let green = sides.pop().unwrap();
-        (sides.pop().unwrap(), green)
-    }
-}
-
-/// What was acknowledged, what failed, and the longest wait.
-type Written = (Vec<String>, Vec<String>, Duration);
-
-/// Clients that write until they are stopped, each write with a token of its own.
-struct Writers {
-    stop: Arc<AtomicBool>,
-    tasks: Vec<JoinHandle<Written>>,
-}
-
-impl Writers {
-    async fn start(stage: &Stage, count: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = Vec::new();
-        for writer in 0..count {
-            let client = connect(&stage.bouncer.url("app", "shop")).await;
-            let stop = Arc::clone(&stop);
-            tasks.push(tokio::spawn(async move {
-                let (mut acknowledged, mut failed, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
-                for n in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let token = format!("{writer}-{n}");
-                    let since = Instant::now();
-                    // Three round trips, so that a pause meets open transactions.
-                    let done = async {
-                        client.simple_query("BEGIN").await?;
-                        client
-                            .simple_query(&format!("INSERT INTO written VALUES ('{token}')"))
-                            .await?;
-                        client.simple_query("COMMIT").await
-                    };
-                    match done.await {
-                        Ok(_) => acknowledged.push(token),
-                        Err(error) => {
-                            failed.push(format!("{token}: {error:?}"));
-                            break;
-                        }
-                    }
-                    longest = longest.max(since.elapsed());
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                (acknowledged, failed, longest)
-            }));
-        }
-        Self { stop, tasks }
-    }
-
-    /// Stops them; the acknowledged tokens, after it was checked that nothing failed and nobody was locked out.
-    async fn finish(self) -> Vec<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut all = Vec::new();
-        for task in self.tasks {
-            let ended = tokio::time::timeout(Duration::from_secs(60), task).await;
-            let (acknowledged, failed, longest) = ended.expect("a writer is stuck").unwrap();
-            assert!(failed.is_empty(), "{failed:?}");
-            eprintln!("{} writes, longest {longest:?}", acknowledged.len());
-            all.extend(acknowledged);
-        }
-        all.sort();
-        all
-    }
-}
-
-async fn app_role(stage: &Stage) {
-    for cluster in [&stage.blue, &stage.green] {
-        let sql = "CREATE ROLE app LOGIN; GRANT ALL ON written TO app";
-        cluster.execute("shop", sql).await.unwrap();
-    }
-}
-
-async fn rest() {
-    tokio::time::sleep(Duration::from_millis(200)).await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_writers_there_and_back_without_a_failure_or_a_lost_write() {
@@ -295,6 +160,29 @@ async fn of_two_instances_one_out_of_reach_none_is_held() {
     both.release().await.unwrap();
 }
 
+/// A client that comes while the gate is held makes PgBouncer open a server connection, which the pause cuts off.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_come_during_the_pause_lock_nobody_out() {
+    let Some(stage) = Stage::set("", &[("server_login_retry", "3000")]).await else {
+        return;
+    };
+    app_role(&stage).await;
+    let writers = Writers::start(&stage, 4).await;
+    rest().await;
+    let gate = stage.gate();
+    gate.hold(BUDGET).await.unwrap();
+    gate.point_at(Color::Green).await.unwrap();
+    let url = stage.bouncer.url("app", "shop");
+    let newcomer = tokio::spawn(async move { connect(&url).await.batch_execute("SELECT 1").await });
+    rest().await;
+    gate.release().await.unwrap();
+    let served = tokio::time::timeout(BUDGET, newcomer).await;
+    served.expect("the newcomer waits on").unwrap().unwrap();
+    rest().await;
+    writers.finish().await;
+    assert!(!stage.tokens().await.1.is_empty(), "nobody wrote after the release");
+}
+
 /// PgBouncer opens `min_pool_size` connections while it is paused and cuts them off, which counts as failed logins; for the
 /// 15 s of `server_login_retry` nobody would be served.
 #[tokio::test(flavor = "multi_thread")]
@@ -419,4 +307,69 @@ async fn a_broken_ini_is_an_error_and_the_gate_stays_held() {
     gate.release().await.unwrap();
     let state = gate.state().await.unwrap();
     assert_eq!((state.held, state.at), (false, Color::Green));
+}
+
+/// Not a test: the process that the next one kills. It moves the gate to and fro for ever.
+#[tokio::test]
+#[ignore = "started by another test"]
+async fn mover() {
+    let Ok(admin) = std::env::var("MOVER_ADMIN") else {
+        return;
+    };
+    let var = |name: &str| std::env::var(name).unwrap();
+    let at = |name: &str| Upstream::new("127.0.0.1", var(name).parse().unwrap(), "shop");
+    let gate = PgBouncer::new("shop", at("MOVER_BLUE"), at("MOVER_GREEN"));
+    let gate = gate.instance(&admin, var("MOVER_INI")).unwrap();
+    for to in [Color::Green, Color::Blue].into_iter().cycle() {
+        rest().await;
+        gate.hold(BUDGET).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        gate.point_at(to).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        gate.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_instant_the_next_process_releases_and_nothing_is_lost() {
+    let Some(stage) = Stage::set("", &[]).await else { return };
+    app_role(&stage).await;
+    let writers = Writers::start(&stage, 4).await;
+    let mut left_held = 0;
+    for kill in 0..20_u64 {
+        let mut mover = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mover", "--ignored"])
+            .env("MOVER_ADMIN", stage.bouncer.admin_url())
+            .env("MOVER_INI", stage.bouncer.ini())
+            .env("MOVER_BLUE", stage.blue.port().to_string())
+            .env("MOVER_GREEN", stage.green.port().to_string())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(300 + kill * 37 % 300)).await;
+        mover.kill().await.unwrap();
+        let next = stage.gate();
+        left_held += usize::from(next.state().await.unwrap().held);
+        next.release().await.unwrap();
+        assert!(!next.state().await.unwrap().held);
+        let beside: Vec<_> = std::fs::read_dir(stage.bouncer.ini().parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.contains("bluegreen"))
+            .collect();
+        assert!(beside.is_empty(), "{beside:?}");
+    }
+    eprintln!("killed 20 times, {left_held} of them while it was held");
+    rest().await;
+    let acknowledged = writers.finish().await;
+    let (blue, green) = stage.tokens().await;
+    assert!(
+        left_held > 0 && !green.is_empty(),
+        "the killed process never moved the gate"
+    );
+    let mut found = [blue, green].concat();
+    found.sort();
+    assert_eq!(found, acknowledged);
 }

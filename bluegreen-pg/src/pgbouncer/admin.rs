@@ -1,27 +1,29 @@
 //! One PgBouncer's admin console: connections kept open, and the few commands the gate needs. It takes only the simple
 //! protocol.
 
-use super::Upstream;
 use super::error::GateError;
+use super::rows::{Pools, Shown, rows, value_of};
 use crate::conninfo::Conninfo;
 use crate::error::describe;
 use crate::tls::{SslMode, client_config};
 use bluegreen_core::Result;
 use futures::future::join_all;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// When an answer that has not come will not come. PgBouncer answers in well under a millisecond.
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// While the gate opens, PgBouncer tries a failed login again after so long, in seconds; by default it is 15. See [`Admin::resume`].
-const LOGIN_RETRY: &str = "0.02";
+const LOGIN_RETRY: &str = "0.001";
+
+/// For how long no server connection may come or go before a pause: whoever opens some opens several.
+const SETTLED: Duration = Duration::from_millis(10);
 
 /// A connection; dropping it closes the socket at once, whatever was asked on it.
 pub(super) struct Console {
@@ -37,23 +39,15 @@ impl Drop for Console {
 
 type Answer = Result<Vec<SimpleQueryRow>, GateError>;
 
-/// What `SHOW DATABASES` says of our database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shown {
-    pub(super) upstream: Upstream,
-    pub(super) paused: bool,
-    pub(super) disabled: bool,
-    pub(super) pool_mode: Option<String>,
-    pub(super) min_pool_size: u32,
-}
-
 /// What was seen before the pause.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Before {
-    /// Server connections that were being opened.
-    pub(super) logins: u32,
-    /// Whether the pause cannot tell if it cut off a login.
-    unknown: bool,
+    /// What the database's line is.
+    pub(super) shown: Shown,
+    /// Whether a server connection was being opened.
+    pub(super) opening: bool,
+    /// Whether none was opened or closed for a moment.
+    pub(super) settled: bool,
 }
 
 /// The console of one instance. Commands go over one connection and PAUSE, which blocks its own, over another.
@@ -62,8 +56,8 @@ pub(super) struct Admin {
     at: String,
     control: Mutex<Option<Arc<Console>>>,
     pauser: Mutex<Option<Arc<Console>>>,
-    /// Whether a login may have been cut off by the pause that is to be released; not known is yes.
-    cut_off: AtomicBool,
+    /// How many server connections there were, and since when as many.
+    settled: std::sync::Mutex<Option<(u32, Instant)>>,
     /// `server_login_retry` before we shortened it.
     login_retry: std::sync::Mutex<Option<String>>,
 }
@@ -85,7 +79,7 @@ impl Admin {
             at,
             control: Mutex::default(),
             pauser: Mutex::default(),
-            cut_off: AtomicBool::new(true),
+            settled: std::sync::Mutex::default(),
             login_retry: std::sync::Mutex::default(),
         })
     }
@@ -220,28 +214,7 @@ impl Admin {
     }
 
     pub(super) async fn shown(&self, database: &str) -> Result<Shown, GateError> {
-        self.read_shown(database, &self.command("SHOW DATABASES").await?)
-    }
-
-    fn read_shown(&self, database: &str, rows: &[SimpleQueryRow]) -> Result<Shown, GateError> {
-        let row = rows.iter().find(|row| row.get("name") == Some(database));
-        let row = row.ok_or_else(|| GateError::NoDatabase {
-            at: self.at.clone(),
-            database: database.to_owned(),
-        })?;
-        let has = |column: &str| row.columns().iter().any(|c| c.name() == column);
-        let text = |column: &str| if has(column) { row.get(column) } else { None };
-        Ok(Shown {
-            upstream: Upstream {
-                host: text("host").unwrap_or_default().to_owned(),
-                port: text("port").and_then(|port| port.parse().ok()).unwrap_or(5432),
-                dbname: text("database").unwrap_or(database).to_owned(),
-            },
-            paused: text("paused") == Some("1"),
-            disabled: text("disabled") == Some("1"),
-            pool_mode: text("pool_mode").map(str::to_owned),
-            min_pool_size: text("min_pool_size").and_then(|n| n.parse().ok()).unwrap_or(0),
-        })
+        Shown::read(&self.at, database, &self.command("SHOW DATABASES").await?)
     }
 
     /// A setting as `SHOW CONFIG` has it.
@@ -255,20 +228,31 @@ impl Admin {
         Ok(rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned())
     }
 
-    /// What must be seen before anything is touched: that it answers and has the database.
+    /// What must be seen before anything is touched: that it answers, has the database, and opens no connection for it.
     pub(super) async fn before(&self, database: &str) -> Result<Before, GateError> {
         let known = self.login_retry().is_some();
         let config = if known { "SHOW VERSION" } else { "SHOW CONFIG" };
         let [databases, pools, config] = self.commands(["SHOW DATABASES", "SHOW POOLS", config]).await?;
-        let shown = self.read_shown(database, &databases?)?;
+        let shown = Shown::read(&self.at, database, &databases?)?;
         let config = config?;
         if !known {
             *self.login_retry() = value_of(&config, "server_login_retry").filter(|now| !shortened(now));
         }
+        // Nobody opens a connection to a database that is paused.
+        let pools = match shown.paused {
+            true => Pools::default(),
+            false => Pools::read(database, shown.pool_size, &pools?),
+        };
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        if pools.opening + pools.wanted > 0 {
+            *settled = None;
+        } else if settled.is_none_or(|(servers, _)| servers != pools.servers) {
+            *settled = Some((pools.servers, Instant::now()));
+        }
         Ok(Before {
-            logins: logins(database, &pools?),
-            // Of a pause that goes on, or that opens connections by itself, nothing is known.
-            unknown: shown.paused || shown.min_pool_size > 0,
+            opening: pools.opening > 0,
+            settled: shown.paused || settled.is_some_and(|(_, since)| since.elapsed() >= SETTLED),
+            shown,
         })
     }
 
@@ -284,25 +268,28 @@ impl Admin {
     pub(super) async fn reload(&self, database: &str) -> Result<Shown, GateError> {
         let [reloaded, shown] = self.commands(["RELOAD", "SHOW DATABASES"]).await?;
         reloaded?;
-        self.read_shown(database, &shown?)
+        Shown::read(&self.at, database, &shown?)
     }
 
-    /// Asks for the pause and waits until it is complete, however long that is. Dropping this future does not take the
+    /// Asks for the pause and waits until it is complete, however long that is. Fails at once when the pause met a login. Dropping this future does not take the
     /// pause back: [`resume`](Self::resume) does.
-    pub(super) async fn pause(&self, database: &str, before: Before) -> Result<(), GateError> {
+    pub(super) async fn pause(&self, database: &str) -> Result<(), GateError> {
         let console = self.open(&self.pauser).await?;
         let pause = format!("PAUSE {}", crate::ident::ident(database));
-        let earlier = self.cut_off.swap(true, Ordering::SeqCst);
         // PgBouncer does nothing in between the two: what the first shows is what the pause met.
-        let (pools, paused) = tokio::join!(
-            console.client.simple_query("SHOW POOLS"),
-            console.client.simple_query(&pause),
-        );
-        let pools = rows(pools.map_err(|error| self.refused("SHOW POOLS", error))?);
-        paused.map_err(|error| self.refused(&pause, error))?;
-        let cut_off = logins(database, &pools) > 0 || (before.unknown && earlier);
-        self.cut_off.store(cut_off, Ordering::SeqCst);
-        Ok(())
+        let shows = async {
+            let pools = console.client.simple_query("SHOW POOLS").await;
+            let pools = rows(pools.map_err(|error| self.refused("SHOW POOLS", error))?);
+            match Pools::read(database, 0, &pools).opening {
+                0 => Ok(()),
+                _ => Err(GateError::CutOff),
+            }
+        };
+        let pauses = async {
+            let paused = console.client.simple_query(&pause).await;
+            paused.map_err(|error| self.refused(&pause, error))
+        };
+        futures::try_join!(shows, pauses).map(drop)
     }
 
     /// Closes the connection on which a pause is still being waited for; nothing is left to be sent on it.
@@ -312,38 +299,30 @@ impl Admin {
 
     /// Lets clients through; that it was not paused is success.
     ///
-    /// A login to the database that was cut off by the pause (PgBouncer cuts it off itself, and with `min_pool_size` it
-    /// begins new ones while it pauses) counts as failed, and for `server_login_retry`, 15 s by default, nobody is
-    /// served. So that is shortened for the moment of the release.
+    /// A client that logs in while the database is paused makes PgBouncer open a connection to it, and so does
+    /// `min_pool_size`; the pause cuts that off, it counts as a failed login, and for `server_login_retry`, 15 s by default,
+    /// nobody at all would be served. So that is shortened for the moment of the release.
     pub(super) async fn resume(&self, database: &str) -> Result<(), GateError> {
+        if self.login_retry().is_none() {
+            let now = self.setting("server_login_retry").await?;
+            *self.login_retry() = now.filter(|now| !shortened(now));
+        }
+        let shorten = format!("SET server_login_retry = '{LOGIN_RETRY}'");
         let resume = format!("RESUME {}", crate::ident::ident(database));
-        let resumed = if self.cut_off.load(Ordering::SeqCst) {
-            if self.login_retry().is_none() {
-                let now = self.setting("server_login_retry").await?;
-                *self.login_retry() = now.filter(|now| !shortened(now));
-            }
-            let shorten = format!("SET server_login_retry = '{LOGIN_RETRY}'");
-            let [shortened, resumed] = self.commands([shorten.as_str(), resume.as_str()]).await?;
-            shortened?;
-            resumed
-        } else {
-            self.command(&resume).await
-        };
+        let [shortened, resumed] = self.commands([shorten.as_str(), resume.as_str()]).await?;
         if let Err(refused @ GateError::Refused { .. }) = resumed {
             // It says "not paused" in words that differ by version: what it shows counts.
             if self.shown(database).await?.paused {
                 return Err(refused);
             }
-            return Ok(());
+            return self.restore_login_retry().await;
         }
-        resumed.map(drop)
+        resumed?;
+        shortened.map(drop)
     }
 
     /// Undoes what [`resume`](Self::resume) shortened; RELOAD does where it is not known what it was.
     pub(super) async fn restore_login_retry(&self) -> Result<(), GateError> {
-        if !self.cut_off.load(Ordering::SeqCst) {
-            return Ok(());
-        }
         let was = self.login_retry().clone();
         match was {
             Some(was) => self
@@ -355,26 +334,6 @@ impl Admin {
     }
 }
 
-/// How many server connections of the database are just being opened.
-fn logins(database: &str, pools: &[SimpleQueryRow]) -> u32 {
-    let ours = pools.iter().filter(|row| row.get("database") == Some(database));
-    ours.filter_map(|row| row.get("sv_login")?.parse::<u32>().ok()).sum()
-}
-
-/// A setting among the rows of `SHOW CONFIG`.
-fn value_of(config: &[SimpleQueryRow], key: &str) -> Option<String> {
-    let row = config.iter().find(|row| row.get("key") == Some(key));
-    row.and_then(|row| row.get("value")).map(str::to_owned)
-}
-
 fn shortened(value: &str) -> bool {
     value.parse::<f64>().ok() == LOGIN_RETRY.parse::<f64>().ok()
-}
-
-fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    };
-    messages.into_iter().filter_map(row).collect()
 }

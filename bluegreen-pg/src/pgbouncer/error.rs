@@ -40,6 +40,13 @@ pub(super) enum GateError {
         "transactions through the PgBouncer at {at} still ran after {within:?}: find what keeps them, or raise the pause budget"
     )]
     Busy { at: String, within: Duration },
+    #[error(
+        "the PgBouncers did not stop opening server connections within {within:?}: see that the database accepts them, and \
+         what closes them so often (server_lifetime, server_idle_timeout)"
+    )]
+    Opening { within: Duration },
+    #[error("the pause cut off a login")]
+    CutOff,
     #[error("{} cannot be {action} ({source}): the migration must be able to replace the file that PgBouncer reads", path.display())]
     File {
         path: PathBuf,
@@ -84,7 +91,7 @@ impl GateError {
         match self {
             Self::Unreachable { .. } | Self::ShutDown => Kind::Unavailable,
             Self::Login { .. } => Kind::Unauthenticated,
-            Self::Silent { .. } | Self::Busy { .. } => Kind::Timeout,
+            Self::Silent { .. } | Self::Busy { .. } | Self::Opening { .. } | Self::CutOff => Kind::Timeout,
             Self::Refused { message, .. } if message.contains("admin access needed") => Kind::PermissionDenied,
             Self::Refused { .. } => Kind::Unexpected,
             Self::NoDatabase { .. } | Self::NoLine { .. } => Kind::NotFound,

@@ -6,13 +6,16 @@ mod error;
 mod files;
 mod ini;
 mod preflight;
+mod rows;
+mod shared;
 
-use admin::{Admin, Before, Shown};
+use admin::Admin;
 use async_trait::async_trait;
 use bluegreen_core::{Color, Error, Finding, GateState, Result, WriteGate};
 use error::GateError;
 use files::Files;
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
+use rows::Shown;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,136 +139,6 @@ impl PgBouncer {
     }
 }
 
-impl Shared {
-    fn upstream(&self, color: Color) -> &Upstream {
-        match color {
-            Color::Blue => &self.blue,
-            Color::Green => &self.green,
-        }
-    }
-
-    fn color(&self, upstream: &Upstream) -> Option<Color> {
-        [Color::Blue, Color::Green]
-            .into_iter()
-            .find(|&color| self.upstream(color) == upstream)
-    }
-
-    async fn connect(&self) -> Result<(), GateError> {
-        try_join_all(self.instances.iter().map(|instance| instance.admin.connect())).await?;
-        Ok(())
-    }
-
-    async fn shown(&self) -> Result<Vec<Shown>, GateError> {
-        let database = &self.database;
-        try_join_all(self.instances.iter().map(|instance| instance.admin.shown(database))).await
-    }
-
-    /// Everything that must hold before anything is touched: every instance answers and knows the database.
-    async fn before(&self) -> Result<Vec<Before>, GateError> {
-        let mut tries = 20;
-        loop {
-            let all = self
-                .instances
-                .iter()
-                .map(|instance| instance.admin.before(&self.database));
-            let before = try_join_all(all).await?;
-            tries -= 1;
-            // A login that a pause cuts off counts as failed. They take milliseconds: let them finish, but not forever.
-            if tries == 0 || before.iter().all(|before| before.logins == 0) {
-                return Ok(before);
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    /// Resumes every instance, also when one of them fails.
-    async fn resume(&self) -> Result<(), GateError> {
-        let all = join_all(
-            self.instances
-                .iter()
-                .map(|instance| async move { instance.admin.resume(&self.database).await }),
-        );
-        all.await.into_iter().collect()
-    }
-
-    /// Takes a pause back that was asked for and not waited for.
-    async fn take_back(&self) -> Result<(), GateError> {
-        // Afterwards nothing more can be sent there, and what was sent before is there before what is asked now.
-        join_all(self.instances.iter().map(|instance| instance.admin.forget_pause())).await;
-        self.resume().await?;
-        for (instance, shown) in self.instances.iter().zip(self.shown().await?) {
-            if shown.paused {
-                let at = instance.admin.at().to_owned();
-                return Err(GateError::StillPaused { at });
-            }
-        }
-        Ok(())
-    }
-
-    /// What can wait until clients are served again: the new files durable, what was prepared for nothing taken away,
-    /// and, when servers have had time to come up, `server_login_retry` as it was.
-    fn settle(&self, turn: u64) {
-        let shared = self.clone();
-        in_background(async move {
-            if let Err(error) = shared.files(Self::sync).await {
-                tracing::error!(%error, "the gate points where it should, but a crash of the machine may undo that");
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let now = shared.turn.lock().await;
-            if *now != turn {
-                return;
-            }
-            for instance in &shared.instances {
-                if let Err(error) = instance.admin.restore_login_retry().await {
-                    tracing::warn!(%error, "server_login_retry stays short until PgBouncer's next RELOAD");
-                }
-            }
-        });
-    }
-
-    /// Takes a pause back in the background, again and again until it is certain or another hold has begun.
-    fn take_back_later(&self, turn: u64) {
-        let shared = self.clone();
-        in_background(async move {
-            let mut wait = Duration::from_millis(20);
-            // A hung instance may read our PAUSE only when it comes round: one success is not the end.
-            let mut certain = 0;
-            while certain < 3 {
-                {
-                    let now = shared.turn.lock().await;
-                    if *now != turn {
-                        return;
-                    }
-                    match shared.take_back().await {
-                        Ok(()) => certain += 1,
-                        Err(error) => {
-                            certain = 0;
-                            tracing::warn!(%error, "the gate could not be released; trying again");
-                        }
-                    }
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
-            }
-        });
-    }
-}
-
-/// Releases a gate whose hold was dropped half way.
-struct Abandoned<'a> {
-    shared: &'a Shared,
-    turn: u64,
-    armed: bool,
-}
-
-impl Drop for Abandoned<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.shared.take_back_later(self.turn);
-        }
-    }
-}
-
 #[async_trait]
 impl WriteGate for PgBouncer {
     fn name(&self) -> &str {
@@ -282,57 +155,27 @@ impl WriteGate for PgBouncer {
 
     async fn hold(&self, within: Duration) -> Result<()> {
         let doing = "hold the gate";
-        let since = Instant::now();
+        let until = Instant::now() + within;
         self.connect().await?;
         let shared = &*self.shared;
         let mut turn = shared.turn.lock().await;
-        let busy = |at: &str| GateError::Busy {
-            at: at.to_owned(),
-            within,
-        };
-        let before = match tokio::time::timeout(within, shared.before()).await {
-            Ok(before) => before.map_err(|e| e.during(doing))?,
-            Err(_) => return Err(busy(shared.instances[0].admin.at()).during(doing)),
-        };
+        *turn += 1;
         // A file that cannot be replaced is found out now and not after the commit.
         shared.files(Shared::stage).await.map_err(|e| e.during(doing))?;
-        *turn += 1;
-        // Dropped before the lock is let go, so that nothing moves in between: it only spawns.
-        let mut guard = Abandoned {
-            shared,
-            turn: *turn,
-            armed: true,
-        };
-        let left = within.saturating_sub(since.elapsed());
-        let pauses = shared
-            .instances
-            .iter()
-            .zip(before)
-            .map(|(instance, before)| async move {
-                let pause = instance.admin.pause(&shared.database, before);
-                let paused = tokio::time::timeout(left, pause).await;
-                paused.unwrap_or_else(|_| Err(busy(instance.admin.at())))
-            });
-        let syncing = shared.clone();
-        in_background(async move {
-            if let Err(error) = syncing.files(Shared::sync_staged).await {
-                tracing::warn!(%error, "pointing the gate will have to write its files in the pause");
+        let held = loop {
+            match shared.try_hold(*turn, until, within).await {
+                // Clients are served by what was not idle meanwhile, and at the next try there is no login.
+                Err(GateError::CutOff) if Instant::now() < until => {}
+                held => break held,
             }
-        });
-        let Err(why) = try_join_all(pauses).await else {
-            guard.armed = false;
-            return Ok(());
         };
-        let released = shared.take_back().await;
-        let released = released.and(shared.files(Shared::unstage).await);
+        let Err(why) = held else { return Ok(()) };
         shared.settle(*turn);
-        // It goes on in the background only where it is not certain.
-        guard.armed = released.is_err();
-        Err(match released {
-            Ok(()) => why,
-            Err(error) => GateError::AndUnreleased(Box::new(why), Box::new(error)),
+        let cleaned = shared.files(Shared::unstage).await;
+        if let Err(error) = cleaned {
+            tracing::warn!(%error, "a prepared file is left beside PgBouncer's");
         }
-        .during(doing))
+        Err(why.during(doing))
     }
 
     async fn point_at(&self, color: Color) -> Result<()> {
@@ -375,7 +218,9 @@ impl WriteGate for PgBouncer {
         self.connect().await?;
         let shared = &*self.shared;
         shared.files(Shared::sync).await.map_err(|e| e.during(doing))?;
-        let shown = shared.shown().await.map_err(|e| e.during(doing))?;
+        // The look that a later hold begins from.
+        let looks = shared.look().await.map_err(|e| e.during(doing))?;
+        let shown: Vec<Shown> = looks.into_iter().map(|look| look.shown).collect();
         let held = shown.iter().any(|shown| shown.paused);
         let mut colors = Vec::new();
         for (instance, shown) in shared.instances.iter().zip(&shown) {
@@ -401,15 +246,6 @@ impl WriteGate for PgBouncer {
             seen: seen.join(", "),
         };
         Err(error.during(doing))
-    }
-}
-
-/// Runs it in a task of its own. Without a runtime the process is about to end, and whoever continues the migration
-/// reads the gate's state and releases it.
-fn in_background(work: impl Future<Output = ()> + Send + 'static) {
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn(work)),
-        Err(_) => tracing::warn!("the runtime has ended: the gate stays as it is until the migration is continued"),
     }
 }
 

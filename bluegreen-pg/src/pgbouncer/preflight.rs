@@ -146,7 +146,7 @@ async fn console(
 async fn settings(
     shared: &Shared,
     instance: &Instance,
-    shown: &super::Shown,
+    shown: &super::rows::Shown,
     findings: &mut Vec<Finding>,
 ) -> Result<(), GateError> {
     let (admin, database) = (&instance.admin, &shared.database);
