@@ -75,6 +75,10 @@ async fn run_until(tool: &Tool, when: &Instant) -> Option<i32> {
                 return std::future::pending().await;
             };
             entries += usize::from(line.contains("\"event\":\"entry\""));
+            // What takes its time is worth a look afterwards.
+            if began.elapsed() > Duration::from_secs(8) && line.contains("\"event\":\"entry\"") {
+                println!("      {:?} {line}", began.elapsed());
+            }
             match when {
                 Instant::Entry(wanted, after) if entries == *wanted => long = long.min(began.elapsed() + *after),
                 Instant::Line(wanted, after) if line.contains(wanted) => long = long.min(began.elapsed() + *after),
