@@ -327,3 +327,37 @@ bluegreen_testkit::policy_conformance!(scripted_policy, async {
 bluegreen_testkit::policy_conformance!(steps, async { Some(Steps::new([10, 50, 100])) });
 bluegreen_testkit::policy_conformance!(at_once, async { Some(AtOnce::new()) });
 bluegreen_testkit::policy_conformance!(linear, async { Some(Linear::new(10, "5m")) });
+
+/// A behaviour that its suite's macro does not name would be tested by nobody.
+#[test]
+fn every_behaviour_is_in_its_macro() {
+    let suites = [
+        ("clock", include_str!("../src/conformance/clock.rs")),
+        ("dns", include_str!("../src/conformance/dns.rs")),
+        ("gate", include_str!("../src/conformance/gate.rs")),
+        ("journal", include_str!("../src/conformance/journal.rs")),
+        ("policy", include_str!("../src/conformance/policy.rs")),
+        ("probe", include_str!("../src/conformance/probe.rs")),
+        ("replicator", include_str!("../src/conformance/replicator.rs")),
+    ];
+    for (suite, source) in suites {
+        let behaviours = source
+            .split("\npub async fn ")
+            .skip(1)
+            .filter_map(|rest| rest.split('(').next());
+        let named = source
+            .split("macro_rules!")
+            .nth(1)
+            .and_then(|rest| rest.split("\n}\n").next());
+        let named = named.unwrap();
+        let mut count = 0;
+        for behaviour in behaviours {
+            assert!(
+                named.contains(&format!(" {behaviour},")),
+                "{suite}: {behaviour} is not tested"
+            );
+            count += 1;
+        }
+        assert!(count > 4, "{suite}: {count} behaviours");
+    }
+}

@@ -246,6 +246,13 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// What is still on the clock holds the world that the clock belongs to.
+    fn drop(&mut self) {
+        self.clock.clear_events();
+    }
+}
+
 /// The colour of the newest commit record.
 fn committed(journal: &MemoryJournal) -> Option<Color> {
     let entries = journal.entries().ok()?;
