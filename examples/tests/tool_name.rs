@@ -74,6 +74,9 @@ async fn it_runs_to_its_end_and_leaves_a_plain_record() {
         ["A 1 [{\"content\":\"127.0.0.3\",\"disabled\":false}]"]
     );
     let status = w.tool.run("status").await;
+    let looked_on = w.tool.without_env().run("status").await;
+    assert_eq!(looked_on.text, status.text, "to look on needs no secret");
+    assert_eq!(code(&w.tool.without_env().run("run").await), 2);
     assert!(
         status.code == Some(0) && status.text.contains("completed"),
         "{status:?}"
@@ -101,6 +104,8 @@ async fn json_is_an_object_a_line_and_ends_with_the_code() {
     assert_eq!(code(&ran), 0, "{ran:?}");
     let lines: Vec<Value> = ran.text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert!(lines.iter().all(|l| l["event"].is_string()), "{ran:?}");
+    let closed = lines.iter().any(|l| l["entry"]["body"]["type"] == "closed");
+    assert!(closed, "the last entry is shown too: {ran:?}");
     assert!(lines.iter().any(|l| l["event"] == "entry") && lines.iter().any(|l| l["event"] == "report"));
     assert_eq!(lines.last().unwrap(), &serde_json::json!({"event": "ended", "code": 0}));
 }

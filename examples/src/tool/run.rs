@@ -3,11 +3,13 @@
 use super::config::{Config, ConfigError};
 use super::render::{Lines, Out};
 use super::wire::{ReadJournal, migration};
-use bluegreen_core::{Entry, Error, FileJournal, Finding, Journal, Kind, Migration, Outcome, Severity, Signal, Status};
+use bluegreen_core::{
+    Entry, Error, Event, FileJournal, Finding, Journal, Kind, Migration, Outcome, Severity, Signal, Status,
+};
 use clap::{Parser, Subcommand};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -136,6 +138,11 @@ impl On {
         Out { json: self.json }
     }
 
+    /// Where the journal is: all that is needed to look on and to have a say, and no secret.
+    fn journal(&self) -> Result<PathBuf, ConfigError> {
+        Config::journal(&self.file)
+    }
+
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(&self.file)
     }
@@ -187,40 +194,40 @@ async fn run(on: &On) -> Result<Ended, Stopped> {
 
 /// Runs it and prints what happens. An interrupt stops it where nothing is held.
 async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
-    let out = on.out();
-    let mut events = migration.events();
-    let printer = tokio::spawn(async move {
-        let mut lines = Lines::default();
-        while let Some(event) = events.next().await {
-            out.value(&event);
-            if let Some(text) = lines.of(&event) {
-                out.say(text);
-            }
+    let (out, mut lines) = (on.out(), Lines::default());
+    let mut show = |event: &Event| {
+        out.value(event);
+        if let Some(text) = lines.of(event) {
+            out.say(text);
         }
-    });
+    };
     let listen = |kind| signal(kind).map_err(|e| Error::new(Kind::Unexpected, "listen for interrupts", e.to_string()));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let handle = migration.handle();
+    let (mut events, handle) = (migration.events(), migration.handle());
     let running = migration.run();
     tokio::pin!(running);
     let outcome = loop {
         tokio::select! {
             outcome = &mut running => break outcome,
+            Some(event) = events.next() => {
+                show(&event);
+                continue;
+            }
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         eprintln!("bluegreen: stopping where nothing is held; `run` goes on from there");
         handle.stop();
     };
-    // What was sent is printed; the stream itself ends only with the migration.
-    tokio::task::yield_now().await;
-    printer.abort();
+    // What it said last is still on its way.
+    while let Some(Some(event)) = events.next().now_or_never() {
+        show(&event);
+    }
     Ok(outcome?)
 }
 
 fn status(on: &On) -> Result<Ended, Stopped> {
-    let config = on.load()?;
-    let status = match entries(&config)? {
+    let status = match entries(&on.journal()?)? {
         Some(entries) => Status::of_entries(&entries)?,
         None => Status::of_entries(&[])?,
     };
@@ -242,9 +249,9 @@ fn ending(outcome: &Outcome) -> Ended {
 
 /// Leaves an operator's word for whoever runs the migration, now or later; refuses what could never be followed.
 fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
-    let config = on.load()?;
+    let journal = on.journal()?;
     let refuse = |why: &str| Err(Error::invalid(signal.to_string(), why).into());
-    let Some(entries) = entries(&config)? else {
+    let Some(entries) = entries(&journal)? else {
         return refuse("the migration was not begun: there is no journal");
     };
     let status = Status::of_entries(&entries)?;
@@ -260,15 +267,15 @@ fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
         }
         _ => {}
     }
-    FileJournal::request(&config.journal, signal)?;
+    FileJournal::request(&journal, signal)?;
     on.out().say(format!(
         "{signal}: heard at the next look of whoever runs it, or by the next `bluegreen run`"
     ));
     Ok(Ended::Done)
 }
 
-fn entries(config: &Config) -> Result<Option<Vec<Entry>>, Error> {
-    match FileJournal::read(&config.journal) {
+fn entries(journal: &Path) -> Result<Option<Vec<Entry>>, Error> {
+    match FileJournal::read(journal) {
         Ok(entries) => Ok(Some(entries)),
         Err(e) if e.kind() == Kind::NotFound => Ok(None),
         Err(e) => Err(e),

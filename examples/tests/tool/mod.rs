@@ -35,6 +35,14 @@ pub fn code(said: &Said) -> i32 {
 
 pub struct Running(Child);
 
+pub struct Bare<'a>(&'a Tool);
+
+impl Bare<'_> {
+    pub async fn run(&self, command: &str) -> Said {
+        Running(self.0.command(&[command]).spawn().unwrap()).end().await
+    }
+}
+
 impl Tool {
     pub fn new(text: &str) -> Self {
         let tool = Self {
@@ -48,6 +56,11 @@ impl Tool {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.envs.push((name.into(), value.into()));
         self
+    }
+
+    /// The same file, for somebody who has no secrets.
+    pub fn without_env(&self) -> Bare<'_> {
+        Bare(self)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -66,18 +79,24 @@ impl Tool {
         self.write(&(self.text() + text));
     }
 
-    /// Starts a command; the first argument is its name, the file comes after it.
-    pub fn start(&self, arguments: &[&str]) -> Running {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bluegreen"));
         command
             .arg(arguments[0])
             .arg(self.path("migration.toml"))
-            .args(&arguments[1..]);
-        command.envs(self.envs.iter().cloned()).kill_on_drop(true);
+            .args(&arguments[1..])
+            .kill_on_drop(true);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a command; the first argument is its name, the file comes after it.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command(arguments);
+        command.envs(self.envs.iter().cloned());
         Running(command.spawn().unwrap())
     }
 

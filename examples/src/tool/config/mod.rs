@@ -154,12 +154,16 @@ impl Config {
     /// # Errors
     /// When it cannot be read or is wrong.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|e| ConfigError {
-            file: file.to_owned(),
-            line: None,
-            what: format!("the file cannot be read: {e}"),
-        })?;
-        Self::parse(file, &text, &|name| std::env::var(name).ok())
+        Self::parse(file, &read(file)?, &|name| std::env::var(name).ok())
+    }
+
+    /// Where the migration's journal is, without asking for any secret.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds something else than it may.
+    pub fn journal(file: &Path) -> Result<PathBuf, ConfigError> {
+        let raw = parse(file, &read(file)?)?;
+        Ok(folder_of(file).join(raw.migration.get_ref().journal.get_ref()))
     }
 
     /// Checks a file's text.
@@ -167,17 +171,35 @@ impl Config {
     /// # Errors
     /// When it is wrong.
     pub fn parse(file: &Path, text: &str, environment: Environment<'_>) -> Result<Self, ConfigError> {
-        let fault = |at: Option<Range<usize>>, what: String| ConfigError {
-            file: file.to_owned(),
-            line: at.map(|at| line_of(text, at.start)),
-            what,
-        };
-        let raw: raw::File = toml::from_str(text).map_err(|e| fault(e.span(), one_line(e.message())))?;
-        let folder = match file.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        check::check(raw, folder, environment).map_err(|check::Fault { at, what }| fault(at, what))
+        let raw = parse(file, text)?;
+        check::check(raw, folder_of(file), environment).map_err(|check::Fault { at, what }| fault(file, text, at, what))
+    }
+}
+
+fn read(file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|e| ConfigError {
+        file: file.to_owned(),
+        line: None,
+        what: format!("the file cannot be read: {e}"),
+    })
+}
+
+fn parse(file: &Path, text: &str) -> Result<raw::File, ConfigError> {
+    toml::from_str(text).map_err(|e| fault(file, text, e.span(), one_line(e.message())))
+}
+
+fn fault(file: &Path, text: &str, at: Option<Range<usize>>, what: String) -> ConfigError {
+    ConfigError {
+        file: file.to_owned(),
+        line: at.map(|at| line_of(text, at.start)),
+        what,
+    }
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 
