@@ -273,3 +273,20 @@ fn every_toml_in_the_docs_parses() {
         }
     }
 }
+
+/// The page about the tool knows every key the tool knows.
+#[test]
+fn every_key_is_documented() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tool.md")).unwrap();
+    for table in ["migration", "blue", "dns", "gate", "policy", "probe", "verify", "hooks"] {
+        let said = parse(&format!("[{table}]\nno_such_key = 1\n")).map(|_| ()).unwrap_err();
+        let known = said.split("expected ").nth(1).unwrap_or_else(|| panic!("{said}"));
+        for key in known.split('`').skip(1).step_by(2) {
+            let plain = key.trim_end_matches("_env").trim_end_matches("_file");
+            assert!(
+                [key, plain].iter().any(|key| page.contains(&format!("`{key}`"))),
+                "[{table}] {key}"
+            );
+        }
+    }
+}
