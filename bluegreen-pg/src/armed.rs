@@ -3,6 +3,7 @@
 use crate::catalog;
 use crate::connect::Session;
 use crate::error::{Doing, fault};
+use crate::guard::{Guard, KEY};
 use crate::ident::mirror_name;
 use crate::keeper::Pause;
 use crate::marker;
@@ -11,6 +12,7 @@ use crate::sequences::Sequences;
 use crate::start::reverse;
 use crate::{mirror, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Position, Result};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Statement;
 use tokio_postgres::types::Type;
@@ -23,9 +25,11 @@ const FENCE_AT_MOST: Duration = Duration::from_secs(30);
 pub(crate) struct Armed {
     pub(crate) to: Color,
     /// Holds the table lock, and does nothing else.
-    pub(crate) lock: Session,
+    pub(crate) lock: Arc<Session>,
+    pub(crate) lock_pid: i32,
     /// Moves the marker, makes read-only, ends sessions.
     pub(crate) from: Session,
+    pub(crate) from_pid: i32,
     /// Reads beside it: checks, sequences.
     pub(crate) from_reads: Session,
     /// Proves.
@@ -41,6 +45,11 @@ pub(crate) struct Armed {
     pub(crate) held: bool,
     /// Whether the old writer is durably read-only and its clients are gone.
     pub(crate) handed_over: bool,
+    /// When the lock was taken, by the server's clock.
+    pub(crate) fenced_at: Option<String>,
+    /// Whether a guard can be set here at all.
+    pub(crate) may_guard: bool,
+    pub(crate) guard: Option<Guard>,
     /// Whether the other side may have been opened.
     pub(crate) promoting: bool,
     /// Keeps the keeper off the slot during the pause.
@@ -81,7 +90,7 @@ impl Armed {
         let from = to.other();
         let direction = Direction::to(to);
         let (lock, writer, from_reads, proof, to_writes) = tokio::try_join!(
-            settings.connect(from),
+            settings.connect_guard(from),
             settings.connect(from),
             settings.connect(from),
             settings.connect(to),
@@ -126,11 +135,25 @@ impl Armed {
             format!("LOCK TABLE {} IN EXCLUSIVE MODE", tables.join(", "))
         };
         // An autovacuum that is in the way is ended by the deadlock check; that must come before our time is out.
-        let eager = if catalog::is_superuser(&*lock).await? {
+        let superuser = catalog::is_superuser(&*lock).await?;
+        let eager = if superuser {
             "SET LOCAL deadlock_timeout = '5ms'; "
         } else {
             ""
         };
+        let (lock_pid, from_pid) = (pid(&lock).await?, pid(&writer).await?);
+        // Only who may end anybody's session may leave it for later; and the server must know the language.
+        let may_guard = superuser
+            && writer
+                .query_one(
+                    &format!(
+                        "SELECT pg_try_advisory_lock({KEY}) AND EXISTS (SELECT FROM pg_language WHERE lanname = 'plpgsql')"
+                    ),
+                    &[&from_pid.to_string()],
+                )
+                .await
+                .doing(doing)?
+                .get::<_, bool>(0);
         let mut sequences = Sequences::prepare(&from_reads, &to_writes).await?;
         let values = sequences.read(&from_reads).await?;
         sequences.set(&to_writes, values).await?;
@@ -149,7 +172,7 @@ impl Armed {
         )?;
         Ok(Self {
             to,
-            lock,
+            lock: Arc::new(lock),
             from: writer,
             from_reads,
             proof,
@@ -165,6 +188,11 @@ impl Armed {
             held: false,
             handed_over: false,
             promoting: false,
+            fenced_at: None,
+            may_guard,
+            guard: None,
+            lock_pid,
+            from_pid,
             quiet: None,
             asked: 0,
         })
@@ -183,13 +211,14 @@ impl Armed {
 
     /// Whether one of its sessions broke.
     pub(crate) fn is_closed(&self) -> bool {
-        [&self.lock, &self.from, &self.from_reads, &self.proof, &self.to_writes]
+        [&*self.lock, &self.from, &self.from_reads, &self.proof, &self.to_writes]
             .iter()
             .any(|s| s.is_closed())
     }
 
     /// Lets go of the lock.
     pub(crate) async fn unlock(&mut self) -> Result<()> {
+        self.call_guard_off().await?;
         self.lock
             .batch_execute("ROLLBACK")
             .await
@@ -197,6 +226,14 @@ impl Armed {
         self.held = false;
         Ok(())
     }
+}
+
+async fn pid(session: &Session) -> Result<i32> {
+    let row = session
+        .query_one("SELECT pg_backend_pid()", &[])
+        .await
+        .doing("prepare the cut-over")?;
+    Ok(row.get(0))
 }
 
 /// What a [`Position`] says: whose log, the marker's token, and the point in the log.

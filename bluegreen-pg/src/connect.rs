@@ -2,7 +2,7 @@
 
 use crate::conninfo::Conninfo;
 use crate::error::{Doing, PROVIDER, PgError, describe, fault};
-use crate::ident::{application_name, copy_application_name, side};
+use crate::ident::{application_name, copy_application_name, guard_application_name, side};
 use crate::tls::{SslMode, client_config};
 use bluegreen_core::{Color, Error, Kind, Result};
 use std::ops::{Deref, DerefMut};
@@ -235,6 +235,11 @@ impl Settings {
     /// When it cannot be had.
     pub async fn connect(&self, color: Color) -> Result<Session> {
         self.server(color).connect(&application_name(&self.name)).await
+    }
+
+    /// The session that holds the fence's table lock.
+    pub(crate) async fn connect_guard(&self, color: Color) -> Result<Session> {
+        self.server(color).connect(&guard_application_name(&self.name)).await
     }
 
     /// A session of the first copy: a new try may terminate those and no others.

@@ -49,7 +49,6 @@ impl PgReplicator {
         locked?;
         armed.held = true;
         tracing::debug!(elapsed = ?started.elapsed(), "fence: locked");
-        let armed = &*armed;
         let name = &self.context.settings.name;
         let (moved, ()) = tokio::try_join!(
             async {
@@ -67,6 +66,7 @@ impl PgReplicator {
             token: moved.get(0),
             lsn: moved.get(1),
         };
+        armed.fenced_at = Some(moved.get(2));
         Ok(mark.position())
     }
 
@@ -101,6 +101,15 @@ impl PgReplicator {
             .query(&armed.statements.other_writers, &[&ours])
             .await
             .doing("look for other writers")?;
+        armed.fenced_at = Some(moved.get(2));
+        armed.can_be_guarded(&self.context.settings.name).await?;
+        if armed.may_guard {
+            armed
+                .lock
+                .batch_execute("DO 'BEGIN PERFORM pg_stat_clear_snapshot(); END'")
+                .await
+                .doing("rehearse the guard")?;
+        }
         let values = armed.sequences.read(&armed.from_reads).await?;
         armed.sequences.set(&armed.to_writes, values).await
     }

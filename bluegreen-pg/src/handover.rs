@@ -3,9 +3,15 @@
 use crate::error::{Doing, fault};
 use crate::keeper::Keeper;
 use crate::replicator::PgReplicator;
-use crate::{mirror, slot, writers};
+use crate::{guard, mirror, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Result};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long the guard may take to end the old writer's clients, where that is waited for.
+const GUARD_DONE: Duration = Duration::from_secs(10);
+
+/// How long the cut-over's sessions stay open after it.
+const LINGER: Duration = Duration::from_millis(300);
 
 impl PgReplicator {
     /// See `Replicator::hand_over`.
@@ -23,7 +29,7 @@ impl PgReplicator {
         let keeper = self.keeper().take();
         let dbname = settings.server(to.other()).conninfo().dbname();
         // What takes long first, all of it at once, and the sessions are told last: ending takes the server's time.
-        let ((), (), values) = tokio::try_join!(
+        let ((), (), values, silent) = tokio::try_join!(
             writers::close_by_default(&armed.from, dbname),
             async {
                 if let Some(quiet) = &armed.quiet {
@@ -33,8 +39,17 @@ impl PgReplicator {
                 slot::advance(&armed.to_writes, &reverse).await
             },
             armed.sequences.read(&armed.from_reads),
+            armed.can_be_guarded(&settings.name),
         )?;
         tracing::debug!(elapsed = ?started.elapsed(), "hand over: read-only, reverse slot advanced");
+        if silent {
+            armed.sequences.set(&armed.to_writes, values).await?;
+            // Running, it holds the lock from here on, whatever happens to us.
+            armed.set_guard(&settings.name).await?;
+            armed.handed_over = true;
+            tracing::debug!(elapsed = ?started.elapsed(), "hand over: guarded");
+            return Ok(());
+        }
         let (told, ()) = tokio::try_join!(
             writers::signal(&armed.from, &settings.name, None),
             armed.sequences.set(&armed.to_writes, values),
@@ -62,18 +77,30 @@ impl PgReplicator {
         let started = Instant::now();
         let from = to.other();
         let dbname = |color| settings.server(color).conninfo().dbname();
-        let mut guard = self.armed.lock().await;
-        let held = guard
+        let mut slot = self.armed.lock().await;
+        let held = slot
             .as_mut()
             .filter(|a| a.to == to && a.held && a.handed_over && !a.is_closed());
         if let Some(armed) = held {
-            armed.promoting = true;
-            // The old writer is closed already: the second look at it and the opening need not wait for each other.
-            tokio::try_join!(
-                writers::sweep(&armed.from, &settings.name, None),
-                writers::open(&armed.to_writes, &settings.name, dbname(to)),
-            )?;
-            armed.unlock().await?;
+            let again = std::mem::replace(&mut armed.promoting, true);
+            if armed.guard.is_some() {
+                if !armed.can_be_guarded(&settings.name).await? {
+                    // Somebody was not silent after all, and may have taken a number: ended first, then read again.
+                    armed.release_guard().await?;
+                    guard::wait_for_guard(&armed.from_reads, &settings.name, GUARD_DONE).await?;
+                    let values = armed.sequences.read(&armed.from_reads).await?;
+                    armed.sequences.set(&armed.to_writes, values).await?;
+                }
+                writers::open_once(&armed.to_writes, &settings.name, dbname(to), again).await?;
+                armed.release_guard().await?;
+            } else {
+                // The old writer is closed already: the second look at it and the opening need not wait for each other.
+                tokio::try_join!(
+                    writers::sweep(&armed.from, &settings.name, None),
+                    writers::open_once(&armed.to_writes, &settings.name, dbname(to), again),
+                )?;
+                armed.unlock().await?;
+            }
         } else {
             let (old, new) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
             if writers::is_closed(&old).await? {
@@ -83,7 +110,13 @@ impl PgReplicator {
             }
             writers::open_again(&new, &settings.name, dbname(to)).await?;
         }
-        *guard = None;
+        if let Some(armed) = slot.take() {
+            // Ending our own sessions costs the servers as much as anybody's: not now, while clients come back.
+            tokio::spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                drop(armed);
+            });
+        }
         tracing::debug!(elapsed = ?started.elapsed(), %to, "promoted");
         Ok(())
     }

@@ -74,6 +74,12 @@ pub fn copy_application_name(migration: &str) -> String {
     named(migration, "_copy")
 }
 
+/// The application name of the session that holds the fence's table lock.
+#[must_use]
+pub fn guard_application_name(migration: &str) -> String {
+    named(migration, "_guard")
+}
+
 fn named(migration: &str, suffix: &str) -> String {
     let plain: String = migration
         .to_lowercase()

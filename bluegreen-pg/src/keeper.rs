@@ -83,6 +83,9 @@ async fn keep(context: Arc<Context>, direction: Direction, shared: Arc<Shared>) 
             }
         }
         let Some(open) = &session else { continue };
+        if shared.paused.load(Ordering::SeqCst) {
+            continue;
+        }
         // Without it the advance still works, only longer.
         if let Err(e) = slot::mark_restart(open, &slot).await {
             tracing::debug!(error = %e, slot, "no point to decode from was written");

@@ -9,6 +9,7 @@ pub mod connect;
 pub mod conninfo;
 pub mod error;
 mod fence;
+mod guard;
 mod handover;
 pub mod ident;
 mod keeper;

@@ -105,7 +105,7 @@ pub(crate) async fn set_stage(client: &impl GenericClient, migration: &str, stag
 /// after every commit before it: other databases' records may follow, so a later point could be one the follower's
 /// origin never reaches.
 pub(crate) const MOVE: &str = "UPDATE bluegreen.marker SET token = token + 1 WHERE migration = $1 \
-     RETURNING token, pg_current_wal_insert_lsn()::text";
+     RETURNING token, pg_current_wal_insert_lsn()::text, clock_timestamp()::text";
 
 /// The token that has arrived.
 pub(crate) const ARRIVED: &str = "SELECT token FROM bluegreen.marker WHERE migration = $1";

@@ -6,7 +6,7 @@ use crate::keeper::Keeper;
 use crate::marker::{self, Stage};
 use crate::progress::{Report, Work};
 use crate::replicator::{Context, PgReplicator};
-use crate::{baseline, mirror, slot};
+use crate::{baseline, guard, mirror, slot};
 use bluegreen_core::{Direction, Kind, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,8 @@ async fn turn(context: Arc<Context>, direction: Direction, report: Arc<Report>) 
     );
     let origin = settings.connect_copy(direction.origin()).await?;
     let follower = settings.connect_copy(direction.follower()).await?;
+    report.stage("the old writer's clients go");
+    guard::wait_for_guard(&follower, &settings.name, WORKER_GONE).await?;
     if mirror::look(&origin, &back).await?.is_some() {
         mirror::disable(&origin, &back).await?;
         report.stage("the other direction's worker goes");

@@ -2,7 +2,7 @@
 
 use crate::connect::Session;
 use crate::error::{Doing, fault};
-use crate::ident::{application_name, copy_application_name, ident, literal};
+use crate::ident::{application_name, copy_application_name, guard_application_name, ident, literal};
 use bluegreen_core::{Kind, Result};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -24,6 +24,21 @@ const PRESENT: &str = "SELECT pid, false, state IS DISTINCT FROM 'idle', \
      FROM pg_locks l JOIN pg_database d ON d.oid = l.objid AND d.datname = current_database() \
      WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted \
      AND l.pid <> pg_backend_pid()";
+
+/// The processes that are starting up in this database.
+pub(crate) const STARTING: &str = "SELECT l.pid \
+     FROM pg_locks l JOIN pg_database d ON d.oid = l.objid AND d.datname = current_database() \
+     WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted \
+     AND l.pid <> pg_backend_pid()";
+
+/// The application names that are never ended.
+pub(crate) fn ours(migration: &str) -> [String; 3] {
+    [
+        application_name(migration),
+        copy_application_name(migration),
+        guard_application_name(migration),
+    ]
+}
 
 /// Whether the database is read-only by default.
 pub(crate) async fn is_closed(session: &Session) -> Result<bool> {
@@ -118,6 +133,15 @@ pub(crate) async fn open(session: &Session, migration: &str, dbname: &str) -> Re
     sweep(session, migration, Some(opened)).await
 }
 
+/// [`open`], and [`open_again`] the second time.
+pub(crate) async fn open_once(session: &Session, migration: &str, dbname: &str, again: bool) -> Result<()> {
+    if again {
+        open_again(session, migration, dbname).await
+    } else {
+        open(session, migration, dbname).await
+    }
+}
+
 /// [`open`], or what a crash left undone of it: only clients that are older than the opening are ended.
 pub(crate) async fn open_again(session: &Session, migration: &str, dbname: &str) -> Result<()> {
     if is_closed(session).await? {
@@ -157,12 +181,11 @@ struct Seen {
 }
 
 async fn look(session: &Session, migration: &str, before: &Option<String>, only: Option<&[i32]>) -> Result<Seen> {
-    let ours = [application_name(migration), copy_application_name(migration)];
     let rows = session
         .query_typed(
             PRESENT,
             &[
-                (&ours.as_slice(), Type::TEXT_ARRAY),
+                (&ours(migration).as_slice(), Type::TEXT_ARRAY),
                 (before, Type::TEXT),
                 (&only, Type::INT4_ARRAY),
             ],

@@ -201,6 +201,99 @@ async fn what_queued_behind_the_lock_commits_nowhere() {
         .unwrap();
 }
 
+/// Clients that were silent are ended after the pause, by blue's server; until then the tables stay locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_client_that_wakes_up_later_commits_nowhere() {
+    for (dies, wakes) in [(false, false), (false, true), (true, false), (true, true)] {
+        let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+            return;
+        };
+        let silent = connect(&pair.url(Color::Blue)).await.unwrap();
+        let mut sleeper = Some(connect(&pair.url(Color::Blue)).await.unwrap());
+        replicator.arm(Color::Green).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
+        proved(&replicator, &position).await;
+        replicator.hand_over(Color::Green).await.unwrap();
+        silent.batch_execute("SELECT nextval('ledger_id_seq')").await.unwrap();
+        let write = |client: tokio_postgres::Client, what: &'static str| {
+            tokio::spawn(async move {
+                client
+                    .batch_execute(&format!(
+                        "BEGIN READ WRITE; INSERT INTO ledger (token) VALUES ('{what}'); COMMIT"
+                    ))
+                    .await
+            })
+        };
+        let mut tasks = Vec::new();
+        if wakes {
+            tasks.extend(sleeper.take().map(|client| write(client, "woke up")));
+            tasks.push(write(connect(&pair.url(Color::Blue)).await.unwrap(), "late"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let promoter = if dies {
+            // Nobody promotes yet: blue's server does it all by itself.
+            drop(replicator);
+            for task in tasks.drain(..) {
+                assert!(task.await.unwrap().is_err(), "a write got through after the death");
+            }
+            pair.replicator()
+        } else {
+            replicator
+        };
+        promoter.promote(Color::Green).await.unwrap();
+        for task in tasks {
+            assert!(task.await.unwrap().is_err(), "a write got through");
+        }
+        let until = Instant::now() + WITHIN;
+        while silent.batch_execute("SELECT 1").await.is_ok() {
+            assert!(Instant::now() < until, "an old session lives on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+        let n: i64 = blue.query_one("SELECT count(*) FROM ledger", &[]).await.unwrap().get(0);
+        assert_eq!(n, 0);
+        // The number that was taken after the hand-over is not given out again.
+        green
+            .batch_execute("INSERT INTO ledger (token) VALUES ('first')")
+            .await
+            .unwrap();
+        let id: i64 = green.query_one("SELECT id FROM ledger", &[]).await.unwrap().get(0);
+        assert!(dies || id > 1, "{id}");
+        promoter.start(Direction::GreenToBlue).await.unwrap();
+        streaming(&promoter, Direction::GreenToBlue).await;
+    }
+}
+
+/// The guard is called off when the cut-over is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guarded_hand_over_can_be_given_up_and_tried_again() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    for _ in 0..2 {
+        let _silent = connect(&pair.url(Color::Blue)).await.unwrap();
+        replicator.arm(Color::Green).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
+        proved(&replicator, &position).await;
+        replicator.hand_over(Color::Green).await.unwrap();
+        replicator.unfence(Color::Blue).await.unwrap();
+        let blue = pair.client(Color::Blue).await;
+        blue.batch_execute("INSERT INTO ledger (token) VALUES ('back')")
+            .await
+            .unwrap();
+    }
+    common::cut_over(&replicator, Color::Green).await;
+    let green = pair.client(Color::Green).await;
+    let n: i64 = green
+        .query_one("SELECT count(*) FROM ledger", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(n, 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies_in_the_fence_lets_writes_go_on() {
     let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {

@@ -1,0 +1,164 @@
+//! The guard: idle sessions at the old writer are ended after the pause and not in it, by the old writer's server itself.
+//!
+//! Ending a session costs its server milliseconds, and eight of them cost more than all the rest of a pause. So, where
+//! every client has been silent since the fence, the session that holds the table lock is given a block to run: it waits
+//! for an advisory lock that another session of ours holds, ends every client that began before, sees that they are gone,
+//! and only then lets go of the tables. The advisory lock is released by the promotion, or by our death: in either case
+//! the server goes on by itself, and nobody who could still write ever finds the tables unlocked.
+
+use crate::armed::Armed;
+use crate::connect::Session;
+use crate::error::{Doing, fault};
+use crate::ident::{guard_application_name, literal};
+use crate::writers::{STARTING, ours};
+use bluegreen_core::{Kind, Result};
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio_postgres::types::Type;
+
+/// How long the block may take to begin.
+const BEGINS_WITHIN: Duration = Duration::from_secs(2);
+
+/// A block that runs at the server, on the session that holds the table lock.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    running: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+/// The advisory lock's key: of the session that holds it, so that two cut-overs never share one.
+pub(crate) const KEY: &str = "hashtextextended('bluegreen guard ' || $1, 0)";
+
+/// Clients that did something since `$2`, or cannot be ended by the guard. `$1`: our application names.
+const NOT_SILENT: &str = "SELECT count(*), count(*) FILTER (WHERE state IS DISTINCT FROM 'idle' OR state_change > $2::timestamptz) \
+     FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
+     AND pid <> pg_backend_pid() AND application_name <> ALL ($1)";
+
+impl Armed {
+    /// Whether the guard can be left to end the clients: there are some, and none did anything since the fence. A client
+    /// that breaks its silence afterwards can take a number of a sequence, but can write nothing.
+    pub(crate) async fn can_be_guarded(&self, migration: &str) -> Result<bool> {
+        if !self.may_guard {
+            return Ok(false);
+        }
+        let row = self
+            .from_reads
+            .query_typed_one(
+                NOT_SILENT,
+                &[
+                    (&ours(migration).as_slice(), Type::TEXT_ARRAY),
+                    (&self.fenced_at, Type::TEXT),
+                ],
+            )
+            .await
+            .doing("look whether clients are silent")?;
+        Ok(row.get::<_, i64>(0) > 0 && row.get::<_, i64>(1) == 0)
+    }
+
+    /// Gives the block to the session that holds the table lock; returns when it runs.
+    pub(crate) async fn set_guard(&mut self, migration: &str) -> Result<()> {
+        let doing = "set the guard";
+        let sql = block(migration, self.from_pid);
+        let lock = self.lock.clone();
+        self.guard = Some(Guard {
+            running: tokio::spawn(async move { lock.batch_execute(&sql).await }),
+        });
+        let until = Instant::now() + BEGINS_WITHIN;
+        loop {
+            let row = self
+                .from_reads
+                .query_typed_one(
+                    "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'advisory' AND NOT granted)",
+                    &[(&self.lock_pid, Type::INT4)],
+                )
+                .await
+                .doing(doing)?;
+            if row.get(0) {
+                return Ok(());
+            }
+            let ended = self.guard.as_ref().is_some_and(|g| g.running.is_finished());
+            if ended || Instant::now() > until {
+                return Err(fault(Kind::Unexpected, doing, "the server did not begin to run it"));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Lets the guard do its work; it no longer needs us.
+    pub(crate) async fn release_guard(&self) -> Result<()> {
+        self.from
+            .query_typed(
+                &format!("SELECT pg_advisory_unlock({KEY})"),
+                &[(&self.from_pid.to_string(), Type::TEXT)],
+            )
+            .await
+            .doing("let the guard do its work")?;
+        Ok(())
+    }
+
+    /// Calls the guard off: nobody is ended. The lock's transaction is over then, but for its rollback.
+    pub(crate) async fn call_guard_off(&mut self) -> Result<()> {
+        let Some(guard) = self.guard.take() else { return Ok(()) };
+        self.from
+            .query_typed("SELECT pg_cancel_backend($1)", &[(&self.lock_pid, Type::INT4)])
+            .await
+            .doing("call the guard off")?;
+        match guard.running.await {
+            // It ends with the cancellation, which is what was asked for.
+            Ok(_) => Ok(()),
+            Err(e) => Err(fault(Kind::Unexpected, "call the guard off", e.to_string())),
+        }
+    }
+}
+
+fn block(migration: &str, key: i32) -> String {
+    let names: Vec<String> = ours(migration).iter().map(|n| literal(n)).collect();
+    let clients = format!(
+        "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() \
+         AND application_name NOT IN ({}) AND (backend_start < begun OR pid = ANY (starting) OR wait_event_type = 'Lock')",
+        names.join(", ")
+    );
+    let body = format!(
+        "DECLARE begun timestamptz := clock_timestamp(); starting int[]; left_over bigint;
+         BEGIN
+           PERFORM set_config('lock_timeout', '0', true), set_config('client_connection_check_interval', '0', true);
+           starting := array(SELECT pid FROM ({STARTING}) AS s (pid));
+           PERFORM pg_advisory_xact_lock({});
+           LOOP
+             PERFORM pg_stat_clear_snapshot();
+             SELECT count(pg_terminate_backend(pid)) INTO left_over FROM pg_stat_activity WHERE {clients};
+             SELECT left_over + count(*) INTO left_over FROM ({STARTING}) AS s (pid) WHERE s.pid = ANY (starting);
+             EXIT WHEN left_over = 0;
+             PERFORM pg_sleep(0.005);
+           END LOOP;
+         END",
+        KEY.replace("$1", &literal(&key.to_string()))
+    );
+    format!("DO {}; ROLLBACK", literal(&body))
+}
+
+/// Waits until no guard is at work at this server any more.
+pub(crate) async fn wait_for_guard(session: &Session, migration: &str, within: Duration) -> Result<()> {
+    let doing = "wait for the guard to end the old writer's clients";
+    let until = Instant::now() + within;
+    loop {
+        let row = session
+            .query_one(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 \
+                 AND state = 'active'",
+                &[&guard_application_name(migration)],
+            )
+            .await
+            .doing(doing)?;
+        if row.get::<_, i64>(0) == 0 {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(fault(
+                Kind::Timeout,
+                doing,
+                format!("after {within:?} a client's session is still there"),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
