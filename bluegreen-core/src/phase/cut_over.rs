@@ -311,7 +311,8 @@ pub(crate) async fn settle(cx: &Context<'_>) -> Result<()> {
     if cx.with.gate.is_present() {
         let state = cx.with.gate.state().await?;
         let under_way = cx.state.planned.is_some() && cx.state.closed.is_none();
-        if !under_way && !(state.held && cx.with.gate.starts_held()) {
+        let waits_to_be_told = state.held && cx.with.gate.starts_held();
+        if !under_way && !waits_to_be_told {
             return Ok(());
         }
         if state.at != writer {

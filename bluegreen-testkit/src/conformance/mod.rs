@@ -10,6 +10,9 @@
 //! The expression is evaluated for each test and answers `Option<impl Harness>`; `None` skips the test, and is for a server
 //! that is not installed: say so on standard error. A behaviour that a provider does not claim by its capabilities is
 //! passed over by itself. The crate that uses a macro needs `tokio` with `macros` and `rt-multi-thread`.
+//!
+//! A behaviour that is not kept is a panic that says what was seen instead.
+#![allow(clippy::missing_panics_doc)]
 
 pub mod clock;
 pub mod dns;

@@ -1,6 +1,7 @@
 //! In-memory fakes of every trait. They keep the contracts (the conformance suites hold them to it), live by a
 //! [`Clock`](bluegreen_core::Clock), and tell apart what outlives a process and what dies with it.
 
+mod both;
 mod database;
 mod dns;
 mod gate;

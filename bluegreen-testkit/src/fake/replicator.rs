@@ -1,6 +1,7 @@
 //! `FakeReplicator`: one process's handle on two simulated databases.
 
-use super::database::{Both, Databases, Mirror};
+use super::both::{Both, Mirror};
+use super::database::Databases;
 use async_trait::async_trait;
 use bluegreen_core::{
     Clock, Color, Direction, Error, Finding, Kind, Lag, MirrorStatus, Position, Progress, Replicator, Result, Severity,
