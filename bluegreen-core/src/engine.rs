@@ -2,13 +2,14 @@
 //!
 //! It knows no weight, no log position, no provider. A fresh run is a resume of an empty journal.
 
+use crate::duration::format_duration;
 use crate::error::{Error, Kind, Remedy, Result};
 use crate::event::{Event, Events};
 use crate::journal::entry::FORMAT;
 use crate::journal::state::{Next, Stage, State};
 use crate::journal::{Body, Entry, Journal, Note, Outcome, Signal, StepName};
 use crate::model::Color;
-use crate::phase::{self, Collaborators, Context, Live, Progress};
+use crate::phase::{self, Collaborators, Context, Live, Progress, Unsettled};
 use crate::plan::Plan;
 use crate::spec::Spec;
 use crate::time::Timestamp;
@@ -33,6 +34,30 @@ pub(crate) enum Turn {
     Human(String),
     /// It is over.
     Over(Outcome),
+}
+
+/// What became of a commit record.
+#[derive(Debug)]
+enum Kept {
+    /// It is durable.
+    Yes,
+    /// It is not there, and cannot be.
+    No(Error),
+    /// It is not there: that the pause was given up stands in its place.
+    InItsPlace(Error),
+    /// Another runner was here first.
+    Another(Error),
+    /// It cannot be told.
+    Unknown(Error),
+}
+
+/// What stands where a record was meant to.
+#[derive(Debug)]
+enum Found {
+    Ours,
+    Theirs,
+    Nothing,
+    Replaced,
 }
 
 /// What comes in from outside while the loop runs: operators' signals, and the wish that it stops.
@@ -101,12 +126,8 @@ impl Engine {
         self.inbox.stop.store(false, Ordering::SeqCst);
         self.load().await?;
         if self.state.asked.is_some() && self.state.closed.is_none() {
-            // Running it again is the answer: what was asked has been mended.
-            self.append(Body::Operator {
-                signal: Signal::Resume,
-                request: None,
-            })
-            .await?;
+            // Running it again is the answer: what was asked has been mended. What an operator said otherwise stands.
+            self.append(Body::Resumed { answers: true }).await?;
         }
         loop {
             match self.turn().await? {
@@ -120,7 +141,7 @@ impl Engine {
                     ));
                 }
                 turn => {
-                    if self.inbox.stop.load(Ordering::SeqCst) {
+                    if self.inbox.stop.load(Ordering::SeqCst) && !self.in_pause() {
                         let message = "stopped where it can be continued: run it again";
                         return Err(Error::new(
                             Kind::HumanNeeded,
@@ -162,24 +183,53 @@ impl Engine {
         }
         self.state = state;
         self.show();
-        let under_way = self.state.planned.is_some() && self.state.closed.is_none();
-        if under_way || self.with.gate.starts_held() {
-            self.settle().await?;
-        }
+        self.live.lock().settled = false;
         self.loaded = true;
         Ok(())
     }
 
-    /// Before anything else, what an earlier process may have left in the middle of a pause.
-    async fn settle(&self) -> Result<()> {
-        let touched = self.state.step(StepName::CutOver).stage != Stage::Pending && self.state.closed.is_none();
-        match phase::settle(&self.context(StepName::CutOver)).await {
+    /// Before anything else, what an earlier process may have left in the middle of a pause. The journal is asked first: a
+    /// runner that is not the next one stops there, before it has any effect.
+    async fn put_right(&mut self) -> Result<Option<Turn>> {
+        let own = self.state.step(StepName::CutOver);
+        let (touched, retry) = (own.stage != Stage::Pending && self.state.closed.is_none(), own.retry_at);
+        if self.live.lock().settled || self.state.planned.is_none() {
+            return Ok(None);
+        }
+        let asked = self.state.asked.is_some();
+        if let Some(retry) = retry.filter(|at| *at > self.with.clock.now() && !asked) {
+            return Ok(Some(Turn::At(retry)));
+        }
+        let settled = match guarded(phase::unsettled(&self.context(StepName::CutOver))).await {
+            Ok(Unsettled::No) => Ok(()),
+            Ok(what) => {
+                if self.state.closed.is_none() {
+                    self.append(Body::Resumed { answers: false }).await?;
+                }
+                guarded(phase::settle(&self.context(StepName::CutOver), &what)).await
+            }
             // A gate out of reach before any cut-over is for the checks to report; after the end it is nobody's business.
             Err(e) if !touched && !self.with.gate.starts_held() => {
                 tracing::warn!(migration = %self.spec.name, "the gate could not be looked at: {e}");
                 Ok(())
             }
-            other => other,
+            Err(e) => Err(e),
+        };
+        match settled {
+            Ok(()) => {
+                self.live.lock().settled = true;
+                Ok(None)
+            }
+            // A human is asked already; what can be seen of it is asked for again with the next run.
+            Err(e) if asked => {
+                tracing::warn!(migration = %self.spec.name, "what was left of a pause could not be put right: {e}");
+                Ok(None)
+            }
+            Err(e) if self.state.closed.is_some() => Err(e),
+            Err(e) => {
+                let undoing = self.state.unwinding.is_some();
+                self.answered(StepName::CutOver, Err(e), undoing).await.map(Some)
+            }
         }
     }
 
@@ -206,6 +256,9 @@ impl Engine {
 
     async fn turn(&mut self) -> Result<Turn> {
         self.hear().await?;
+        if let Some(turn) = self.put_right().await? {
+            return Ok(turn);
+        }
         match self.state.next(self.with.clock.now()) {
             Next::Plan => {
                 let body = Body::Planned {
@@ -235,14 +288,48 @@ impl Engine {
                 if self.state.step(step).stage == Stage::Pending {
                     self.append(Body::Started { step }).await?;
                 }
-                let answer = guarded(phase::of(step).advance(&self.context(step))).await;
+                let answer = self.ask(step, false).await;
                 self.answered(step, answer, false).await
             }
             Next::Undo(step) => {
-                let answer = guarded(phase::of(step).undo(&self.context(step))).await;
+                let answer = self.ask(step, true).await;
                 self.answered(step, answer, true).await
             }
         }
+    }
+
+    /// Asks a step for the next bit of it, for a bounded time: every step may be asked again.
+    async fn ask(&self, step: StepName, undoing: bool) -> Result<Progress> {
+        let cx = self.context(step);
+        let deadline = cx.now() + self.spec.step_deadline + self.spec.pause_budget.saturating_mul(8);
+        let call = async {
+            match undoing {
+                true => phase::of(step).undo(&cx).await,
+                false => phase::of(step).advance(&cx).await,
+            }
+        };
+        let call = std::pin::pin!(guarded(call));
+        let answer = if !undoing && phase::of(step).runs_a_hook(&cx) {
+            // A user's suite takes as long as it takes.
+            call.await
+        } else {
+            match select(call, self.with.clock.sleep_until(deadline)).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => Err(Error::new(
+                    Kind::Timeout,
+                    format!("{step}"),
+                    format!(
+                        "a provider did not answer within {}",
+                        format_duration(self.spec.step_deadline)
+                    ),
+                )),
+            }
+        };
+        if answer.is_err() && step == StepName::CutOver {
+            // Whatever broke may have broken in the middle of a pause.
+            self.live.lock().settled = false;
+        }
+        answer
     }
 
     /// Turns a step's answer into an entry.
@@ -302,7 +389,7 @@ impl Engine {
             return Body::UndoFailed { step, error };
         }
         if self.state.writer() == Color::Green {
-            let way = if self.state.past_no_return() {
+            let way = if self.state.past_no_return() || self.in_pause() {
                 ""
             } else {
                 ", or go back"
@@ -318,77 +405,133 @@ impl Engine {
     }
 
     async fn note(&mut self, step: StepName, note: Note) -> Result<Turn> {
-        let Note::Commit { to, .. } = note else {
+        if matches!(note, Note::Asking { .. }) {
+            self.live.lock().patience.clear();
+        }
+        let Note::Commit { to, parts, .. } = &note else {
             self.append(Body::Noted { step, note }).await?;
             return Ok(Turn::Again);
         };
-        let (seq, body) = (self.state.next_seq, Body::Noted { step, note });
-        let Err(error) = self.append_once(body.clone()).await else {
-            return Ok(Turn::Again);
-        };
-        // A journal that cannot say whether it has the record, or that somebody else has written, is read.
-        let kept = match error.kind() {
-            Kind::Corrupt | Kind::Conflict => self.has(seq, &body).await,
-            _ => Some((false, to.other())),
-        };
-        match kept {
-            Some((true, _)) => Ok(Turn::Again),
-            // Another runner has come to the same end. What is open now is open by its record, and stays so.
-            Some((false, writer)) if writer == to => Err(error),
-            Some((false, _)) => {
-                // The record is not there: the old writer writes on, and only then is the failure anybody's business.
+        let (to, held) = (*to, parts.iter().map(|p| p.took).sum::<Duration>());
+        let (kept, why) = match self.commit(Body::Noted { step, note }, held).await {
+            Kept::Yes => return Ok(Turn::Again),
+            // They have the next word, and settle what is held.
+            Kept::Another(error) => return Err(error),
+            Kept::No(error) => (false, error),
+            Kept::InItsPlace(error) => (true, error),
+            Kept::Unknown(error) => {
+                // Blue is production: it goes on. Should the record turn up, `promote` refuses it: blue is open again.
                 phase::abandon(&self.context(step), to.other()).await?;
-                Err(error)
+                let message = format!(
+                    "it cannot be told whether the commit record is in the journal; writes go on at {}. Make the journal \
+                     readable before it is run again",
+                    to.other()
+                );
+                return Err(Error::new(Kind::Corrupt, "commit", message).because(error));
             }
-            // Opening either side could lose what the other has taken by the time that the record is found, or is not.
-            None => {
-                let message = "it cannot be told whether the commit record is in the journal, and writes wait until it can: \
-                               make the journal readable and run it again at once";
-                Err(Error::new(error.kind(), "commit", message).because(error))
+        };
+        tracing::warn!(migration = %self.spec.name, "the commit record could not be written, writes go on: {why}");
+        let undoing = self.state.unwinding.is_some();
+        if let Err(e) = phase::abandon(&self.context(step), to.other()).await {
+            return Box::pin(self.answered(step, Err(e), undoing)).await;
+        }
+        if !kept {
+            let why = why.to_string();
+            let note = Note::PauseGivenUp { held, why };
+            self.append(Body::Noted { step, note }).await?;
+        }
+        Ok(Turn::Again)
+    }
+
+    /// Makes the commit record durable, or finds out that it is not and never will be.
+    async fn commit(&mut self, body: Body, held: Duration) -> Kept {
+        let Body::Noted { step, .. } = body else {
+            return Kept::No(Error::new(Kind::Unexpected, "commit", "not a record"));
+        };
+        let (clock, seq) = (Arc::clone(&self.with.clock), self.state.next_seq);
+        let deadline = clock.now() + self.spec.pause_budget;
+        let error = match select(
+            std::pin::pin!(self.append_once(body.clone())),
+            clock.sleep_until(deadline),
+        )
+        .await
+        {
+            Either::Left((Ok(()), _)) => return Kept::Yes,
+            Either::Left((Err(error), _)) => error,
+            Either::Right(_) => Error::new(
+                Kind::Corrupt,
+                "commit",
+                "the journal did not answer within the pause budget",
+            ),
+        };
+        if !matches!(error.kind(), Kind::Corrupt | Kind::Conflict) {
+            return Kept::No(error);
+        }
+        self.loaded = false;
+        let deadline = clock.now() + self.spec.pause_budget;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            // A record that is on its way is kept out for good by what takes its place.
+            let instead = (error.kind() == Kind::Corrupt).then(|| Note::PauseGivenUp {
+                held,
+                why: error.to_string(),
+            });
+            let instead = instead.map(|note| Body::Noted { step, note });
+            let look = std::pin::pin!(self.look_for(seq, &body, instead));
+            match select(look, clock.sleep_until(deadline)).await {
+                Either::Left((Ok(Found::Ours), _)) => return Kept::Yes,
+                Either::Left((Ok(Found::Theirs), _)) => return Kept::Another(error),
+                Either::Left((Ok(Found::Nothing), _)) => return Kept::No(error),
+                Either::Left((Ok(Found::Replaced), _)) => return Kept::InItsPlace(error),
+                Either::Left((Err(_), _)) if clock.now() + pause < deadline => {}
+                _ => return Kept::Unknown(error),
             }
+            clock.sleep_until(clock.now() + pause).await;
+            pause *= 2;
         }
     }
 
-    /// Whether the journal has this entry, which may or may not have reached it, and who writes by what it has; none when
-    /// it cannot be read.
-    async fn has(&mut self, seq: u64, body: &Body) -> Option<(bool, Color)> {
-        let deadline = self.with.clock.now() + self.spec.pause_budget;
-        let mut pause = Duration::from_millis(5);
-        loop {
-            let read = select(self.journal.load(), self.with.clock.sleep_until(deadline)).await;
-            let Either::Left((read, _)) = read else { return None };
-            if let Ok((entries, state)) = read.and_then(|entries| State::of(&entries).map(|state| (entries, state))) {
-                let writer = state.writer();
-                let kept = entries.last().is_some_and(|last| last.seq == seq && last.body == *body);
-                if kept {
-                    self.state = state;
-                    self.loaded = true;
-                    self.show();
-                    self.events.send(|| Event::Entry {
-                        entry: entries[entries.len() - 1].clone(),
-                    });
-                }
-                return Some((kept, writer));
+    /// What stands at a place of the journal; where nothing does, what is given is put there.
+    async fn look_for(&mut self, seq: u64, body: &Body, instead: Option<Body>) -> Result<Found> {
+        let entries = self.journal.load().await?;
+        let state = State::of(&entries)?;
+        let there = usize::try_from(seq).ok().and_then(|at| entries.get(at).cloned());
+        match (there, instead) {
+            (Some(entry), _) if entry.body == *body && state.next_seq == seq + 1 => {
+                self.state = state;
+                self.loaded = true;
+                self.show();
+                self.events.send(|| Event::Entry { entry });
+                Ok(Found::Ours)
             }
-            if self.with.clock.now() + pause >= deadline {
-                return None;
+            (Some(_), _) => Ok(Found::Theirs),
+            (None, None) => Ok(Found::Nothing),
+            (None, Some(instead)) => {
+                self.append_once(instead).await?;
+                self.loaded = true;
+                Ok(Found::Replaced)
             }
-            self.with.clock.sleep_until(self.with.clock.now() + pause).await;
-            pause *= 2;
         }
     }
 
     /// Hears operators, in this process and from others. An order is durable before it is followed.
     async fn hear(&mut self) -> Result<()> {
-        if self.state.closed.is_some() || self.in_pause() {
+        if self.state.closed.is_some() || self.in_pause() && self.state.asked.is_none() {
             return Ok(());
         }
+        // In a pause that a human was asked about there is one thing to say; the rest is heard after it.
+        let heard = |signal: Signal, in_pause: bool| !in_pause || signal == Signal::Resume;
         for signal in self.inbox.take() {
-            self.append_if_planned(signal, None).await?;
+            if !heard(signal, self.in_pause()) {
+                self.inbox.send(signal);
+            } else if let Err(e) = self.append_if_planned(signal, None).await {
+                self.inbox.send(signal);
+                return Err(e);
+            }
         }
         if self.journal.has_requests() {
             for request in self.journal.requests().await? {
-                if !self.state.heard.contains(&request.id) {
+                if !self.state.heard.contains(&request.id) && heard(request.signal, self.in_pause()) {
                     self.append_if_planned(request.signal, Some(request.id)).await?;
                 }
             }
@@ -440,7 +583,22 @@ impl Engine {
             if until.is_none_or(|until| until > slice)
                 && let Some(step) = self.waiting_step()
             {
-                phase::of(step).watch(&self.context(step)).await;
+                let cx = self.context(step);
+                let watch = guarded(async {
+                    phase::of(step).watch(&cx).await;
+                    Ok(())
+                });
+                let limit = self
+                    .with
+                    .clock
+                    .sleep_until(self.with.clock.now() + self.spec.step_deadline);
+                let woken = self.inbox.woken.notified();
+                // An operator's word, or a look that does not come back, ends the look.
+                match select(std::pin::pin!(watch), select(std::pin::pin!(woken), limit)).await {
+                    Either::Left((Ok(()), _)) | Either::Right((Either::Right(_), _)) => {}
+                    Either::Left((Err(e), _)) => tracing::warn!(migration = %self.spec.name, %step, "a look: {e}"),
+                    Either::Right((Either::Left(_), _)) => return Ok(()),
+                }
             }
         }
     }
@@ -496,7 +654,7 @@ impl Engine {
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A provider that panics is a failed step, not a dead engine.
-async fn guarded(step: impl Future<Output = Result<Progress>>) -> Result<Progress> {
+async fn guarded<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
     AssertUnwindSafe(step).catch_unwind().await.unwrap_or_else(|panic| {
         let what = panic
             .downcast_ref::<&str>()

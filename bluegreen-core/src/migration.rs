@@ -98,7 +98,8 @@ impl Migration {
     /// # Errors
     /// When a provider could not look at all.
     pub async fn preflight(&self) -> Result<Vec<Finding>> {
-        let (state, live) = (State::default(), Live::default());
+        let live = Live::default();
+        let state = self.handle.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let cx = Context {
             step: StepName::Prepare,
             spec: &self.spec,
@@ -117,7 +118,7 @@ impl Migration {
     ///
     /// # Errors
     /// `HumanNeeded` when only a human can say how to go on (the message says what is asked; running it again is the
-    /// answer), `Conflict` when another runner holds the journal, `Diverged` when the journal holds another plan,
+    /// answer), the journal's own error when it cannot be read or written, `Conflict` when another runner holds the journal, `Diverged` when the journal holds another plan,
     /// `Corrupt` when it is damaged.
     pub async fn run(&self) -> Result<Outcome> {
         let engine = Arc::clone(&self.engine);
@@ -129,8 +130,9 @@ impl Migration {
         ended.map_err(|e| Error::new(Kind::Unexpected, "run", format!("the engine ended: {e}")))?
     }
 
-    /// Goes as far as it can without waiting, and says when to be called again: for cron, an operator's reconcile loop, or
-    /// a function that is billed by time.
+    /// Goes as far as it can without waiting, and says when to be called again: for an operator's reconcile loop, or a
+    /// service with a scheduler of its own. What was seen of health is kept in this `Migration` between two calls: one that
+    /// is made anew for each call begins its counts anew, and never counts to the end.
     ///
     /// # Errors
     /// See [`run`](Self::run); what needs a human is [`Tick::HumanNeeded`] here.
@@ -164,7 +166,15 @@ impl Migration {
             return Err(Error::new(Kind::PastNoReturn, "go back", message));
         }
         self.handle.signal(Signal::GoBack);
-        self.run().await
+        self.run().await.map_err(|e| match e.kind() {
+            Kind::Conflict if self.engine.try_lock().is_err() => Error::new(
+                Kind::Conflict,
+                "go back",
+                "it is running: the run in progress goes back",
+            )
+            .because(e),
+            _ => e,
+        })
     }
 
     /// Where it is, as this process last knew it; before the first run, from nothing.

@@ -72,7 +72,9 @@ impl Plan {
                 undoable: phase::of(name).undoable(),
             })
             .collect();
-        let said = serde_json::json!([spec, parts, steps]).to_string();
+        // What will be done, not how it is worded: a later version must be able to go on.
+        let order: Vec<StepName> = steps.iter().map(|s| s.name).collect();
+        let said = serde_json::json!([spec, parts, order]).to_string();
         Self {
             name: spec.name.clone(),
             fingerprint: format!("{:016x}", fnv1a(said.as_bytes())),

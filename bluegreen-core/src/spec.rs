@@ -101,6 +101,8 @@ pub struct Spec {
     pub probe_deadline: Duration,
     /// How long green may take to become healthy, and a mirror to stream after its copy (30 min).
     pub patience: Duration,
+    /// How long a provider may take to answer (5 min). Past it, it is asked again.
+    pub step_deadline: Duration,
     /// How often a waiting step looks again (1 s).
     pub look: Duration,
     /// How often a long wait is looked on, for observers (30 s).
@@ -112,6 +114,9 @@ pub struct Spec {
     /// How often a step is tried again after errors that may pass (8), before it is given up.
     pub retries: u32,
 }
+
+/// No wait is longer: a deadline must be a date that can be written and read.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 impl Spec {
     /// A specification with the playbook's numbers and no environment yet.
@@ -141,6 +146,7 @@ impl Spec {
             healthy_in_a_row: 3,
             probe_deadline: Duration::from_secs(5),
             patience: Duration::from_secs(30 * 60),
+            step_deadline: Duration::from_secs(5 * 60),
             look: Duration::from_secs(1),
             watch: Duration::from_secs(30),
             max_lag_bytes: 16 << 20,
@@ -257,6 +263,27 @@ impl Spec {
         if self.blue.target.is_some() && self.blue.target == self.green.target {
             return wrong("blue and green have the same target: the name would not move".into());
         }
+        if let (Some(blue), Some(green)) = (&self.blue.target, &self.green.target) {
+            let all = |t: &Target| t.kinds().into_iter().flat_map(|k| t.values(k)).collect::<Vec<_>>();
+            let green = all(green);
+            if let Some(both) = all(blue).into_iter().find(|value| green.contains(value)) {
+                return wrong(format!(
+                    "{both} is a target of blue and of green: nobody could tell who answers there"
+                ));
+            }
+        }
+        if let Some(record) = &self.record {
+            if record.zone.is_empty() || record.name.is_empty() {
+                return wrong("the record needs a zone and a name: \"example.com\" and \"app.example.com\"".into());
+            }
+            let is_name = |e: &Environment| matches!(e.target, Some(Target::Name(_)));
+            if record.name == record.zone && (is_name(&self.blue) || is_name(&self.green)) {
+                return wrong(format!(
+                    "{} is the apex of its zone, where no CNAME may stand: give addresses as targets",
+                    record.name
+                ));
+            }
+        }
         if let Some(record) = &self.record
             && record.name != record.zone
             && !record.name.ends_with(&format!(".{}", record.zone))
@@ -264,9 +291,25 @@ impl Spec {
             return wrong(format!("the record {} is not in the zone {}", record.name, record.zone));
         }
         for (what, value) in [
+            ("hold", self.hold),
+            ("soak", self.soak),
+            ("lead", self.lead),
+            ("slack", self.slack),
+            ("cut_over_retry", self.cut_over_retry),
+            ("pause_budget", self.pause_budget),
+            ("patience", self.patience),
+            ("step_deadline", self.step_deadline),
+            ("ttl", self.ttl),
+        ] {
+            if value > LONGEST {
+                return wrong(format!("{what} is longer than 10 years"));
+            }
+        }
+        for (what, value) in [
             ("pause_budget", self.pause_budget),
             ("look", self.look),
             ("watch", self.watch),
+            ("step_deadline", self.step_deadline),
             ("probe_deadline", self.probe_deadline),
             ("patience", self.patience),
             ("ttl", self.ttl),

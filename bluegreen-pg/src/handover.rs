@@ -103,11 +103,14 @@ impl PgReplicator {
             }
         } else {
             let (old, new) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
-            if writers::is_closed(&old).await? {
-                writers::sweep(&old, &settings.name, None).await?;
-            } else {
-                writers::close(&old, &settings.name, dbname(from)).await?;
+            if !writers::is_closed(&old).await? {
+                return Err(fault(
+                    Kind::Diverged,
+                    "open the new writer",
+                    format!("{from} accepts writes again since the hand-over: it may have what {to} has not"),
+                ));
             }
+            writers::sweep(&old, &settings.name, None).await?;
             writers::open_again(&new, &settings.name, dbname(to)).await?;
         }
         if let Some(armed) = slot.take() {

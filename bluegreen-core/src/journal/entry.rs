@@ -135,6 +135,11 @@ pub enum Body {
         /// How, and what to do.
         error: String,
     },
+    /// A runner took it over: whoever ran it before is no longer next, and must stop.
+    Resumed {
+        /// Whether running it again is the answer to what a human was asked.
+        answers: bool,
+    },
     /// An operator said something.
     Operator {
         /// What.

@@ -82,6 +82,8 @@ pub struct Traffic {
     pub stale_until: Timestamp,
     /// Every share asked for, and when.
     pub history: Vec<(Share, Timestamp)>,
+    /// The shares that may stand at the name now: the last one served, and those asked for since.
+    pub possible: Vec<Share>,
 }
 
 /// A share that was asked for.
@@ -112,8 +114,10 @@ impl Traffic {
                 });
                 self.effective = None;
                 self.history.push((*share, at));
+                self.possible.push(*share);
             }
-            Note::Served { effective, .. } => {
+            Note::Served { share, effective } => {
+                self.possible = vec![*share];
                 self.effective = Some(*effective);
                 self.stale_until = self.stale_until.max(*effective);
             }
@@ -216,7 +220,7 @@ impl State {
                     self.steps.entry(*step).or_default().given_up = 0;
                 }
                 // An approval is for one share.
-                if matches!(note, Note::Asking { .. }) {
+                if matches!(note, Note::Asking { share, .. } if *share > Share::ZERO) {
                     self.approved = false;
                 }
                 self.traffic.apply(entry.at, note);
@@ -246,6 +250,8 @@ impl State {
             }
             Body::Undone { step } => self.progressed(*step).stage = Stage::Undone,
             Body::UndoFailed { step, error } => self.asked = Some((*step, error.clone())),
+            Body::Resumed { answers: true } => self.answered(),
+            Body::Resumed { answers: false } => {}
             Body::Operator { signal, request } => {
                 self.heard.extend(request.clone());
                 self.hear(*signal);
@@ -271,22 +277,37 @@ impl State {
         }
     }
 
+    /// What a human was asked is answered: what was tried is tried anew.
+    fn answered(&mut self) {
+        self.asked = None;
+        for s in self.steps.values_mut() {
+            s.attempts = 0;
+            s.retry_at = None;
+            s.given_up = 0;
+        }
+    }
+
     fn hear(&mut self, signal: Signal) {
         match signal {
             Signal::Pause => self.paused = true,
-            // Going on is the answer to every question: what was tried is tried anew.
+            // Going on is the answer to every question.
             Signal::Resume => {
                 self.paused = false;
-                self.asked = None;
                 self.retreated = false;
-                for s in self.steps.values_mut() {
-                    s.attempts = 0;
-                    s.retry_at = None;
-                    s.given_up = 0;
-                }
+                self.answered();
             }
             Signal::Approve => self.approved = true,
-            Signal::Retreat => self.retreated = true,
+            Signal::Retreat => {
+                self.retreated = true;
+                // Before the commit the way up can be gone down again, also from its end.
+                let shift = self.steps.get_mut(&StepName::Shift);
+                if self.committed.is_none()
+                    && self.unwinding.is_none()
+                    && let Some(shift) = shift.filter(|s| s.stage == Stage::Finished)
+                {
+                    shift.stage = Stage::Started;
+                }
+            }
             // Past the commit an abort would silently mean losing green's writes or going back; it must be said.
             Signal::Abort if self.committed == Some(Color::Green) => {}
             Signal::Abort | Signal::GoBack if self.past_no_return() => {}

@@ -60,6 +60,12 @@ impl Step for CleanUp {
         Ok(Progress::Done)
     }
 
+    fn runs_a_hook(&self, cx: &Context<'_>) -> bool {
+        let gone = !cx.with.replicator.is_present() || cx.passed(MIRROR_GONE);
+        let released = !cx.with.dns.is_present() || cx.passed(RELEASED);
+        gone && released && cx.with.decommission.is_some()
+    }
+
     async fn undo(&self, _: &Context<'_>) -> Result<Progress> {
         Err(Error::new(
             Kind::PastNoReturn,

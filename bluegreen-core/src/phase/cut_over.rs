@@ -61,7 +61,7 @@ impl Step for CutOver {
         if cx.state.committed.is_some() {
             return switch(cx, Color::Blue).await;
         }
-        settle(cx).await?;
+        // What may have been held was settled before this step was asked.
         Ok(Progress::Done)
     }
 
@@ -122,8 +122,11 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
             parts: vec![],
         }));
     }
-    if !cx.live.lock().settled {
-        settle(cx).await?;
+    // Going back needs the way back to run, also when it was asked for before anybody had started it.
+    if to == Color::Blue
+        && let Some(progress) = mirror::run(cx, Direction::to(to)).await?
+    {
+        return Ok(progress);
     }
     let given_up = cx.own().given_up;
     let last = cx.own().notes.iter().rev().find_map(|(at, n)| match n {
@@ -149,12 +152,6 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
             "before",
             format!("{to} must be well before it becomes the writer: {ill}"),
         ));
-    }
-    // Whoever goes back before blue has begun to follow makes it follow first.
-    if to == Color::Blue
-        && let Some(progress) = mirror::run(cx, Direction::to(to)).await?
-    {
-        return Ok(progress);
     }
     match cx.mirror(Direction::to(to)).await? {
         MirrorStatus::Streaming(lag) if lag.bytes <= cx.spec.max_lag_bytes => cx.came("before"),
@@ -249,12 +246,14 @@ async fn go_through(cx: &Context<'_>, to: Color, commit: (Timestamp, &[PausePart
     watch.lap("commit record");
     let deadline = cx.now() + cx.spec.pause_budget;
     let both = async {
-        let (opened, pointed) = join(cx.with.replicator.promote(to), cx.with.gate.point_at(to)).await;
+        let opened = insist(cx, "open the new writer", || cx.with.replicator.promote(to));
+        let pointed = insist(cx, "point the gate", || cx.with.gate.point_at(to));
+        let (opened, pointed) = join(opened, pointed).await;
         opened.and(pointed)
     };
     within(cx, deadline, "open the new writer", both).await?;
     watch.lap("opened and pointed");
-    within(cx, deadline, "release the gate", cx.with.gate.release()).await?;
+    insist(cx, "release the gate", || cx.with.gate.release()).await?;
     watch.lap("gate released");
     let length = watch.parts.iter().map(|p| p.took).sum();
     Ok(Progress::Note(Note::Pause {
@@ -296,34 +295,56 @@ where
     }
 }
 
-/// Puts right what an earlier process may have left in the middle of a pause: the writer of the journal writes, and
-/// nothing waits. A commit whose consequences are not all there is left to the step itself.
-pub(crate) async fn settle(cx: &Context<'_>) -> Result<()> {
+/// What an earlier process, or an attempt that could not be taken back whole, may have left in the middle of a pause.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unsettled {
+    /// Nothing.
+    No,
+    /// A gate that is held or points elsewhere, and nothing else.
+    Gate,
+    /// A fence too.
+    Fence,
+}
+
+/// Whether there may be something to put right; no effect. A commit whose consequences are not all there is left to the
+/// step itself, and what others hold is left to them.
+pub(crate) async fn unsettled(cx: &Context<'_>) -> Result<Unsettled> {
     let own = cx.state.step(StepName::CutOver);
+    let under_way = cx.state.planned.is_some() && cx.state.closed.is_none();
     let touched = own.stage == Stage::Started || cx.state.unwinding.is_some() && own.stage == Stage::Finished;
     if unfinished_commit(cx).is_some() {
-        return Ok(());
+        return Ok(Unsettled::No);
     }
-    let writer = cx.state.writer();
-    if touched && cx.with.replicator.is_present() {
-        cx.with.replicator.unfence(writer).await?;
+    if under_way && touched && cx.with.replicator.is_present() {
+        return Ok(Unsettled::Fence);
     }
-    if cx.with.gate.is_present() {
-        let state = cx.with.gate.state().await?;
-        let under_way = cx.state.planned.is_some() && cx.state.closed.is_none();
-        let waits_to_be_told = state.held && cx.with.gate.starts_held();
-        if !under_way && !waits_to_be_told {
-            return Ok(());
-        }
-        if state.at != writer {
-            cx.with.gate.point_at(writer).await?;
-        }
-        if state.held {
-            cx.with.gate.release().await?;
-        }
+    let nobodys = !under_way && !cx.with.gate.starts_held();
+    if nobodys || !cx.with.gate.is_present() {
+        return Ok(Unsettled::No);
     }
-    cx.live.lock().settled = true;
-    Ok(())
+    let deadline = cx.now() + cx.spec.pause_budget;
+    let state = within(cx, deadline, "look at the gate", cx.with.gate.state()).await?;
+    let astray = state.held || under_way && state.at != cx.state.writer();
+    Ok(if astray { Unsettled::Gate } else { Unsettled::No })
+}
+
+/// Puts it right: the writer of the journal writes, and nothing waits.
+pub(crate) async fn settle(cx: &Context<'_>, what: &Unsettled) -> Result<()> {
+    let (writer, gate) = (cx.state.writer(), &cx.with.gate);
+    let unfenced = match what {
+        Unsettled::Fence => insist(cx, "unfence", || cx.with.replicator.unfence(writer)).await,
+        _ => Ok(()),
+    };
+    if !gate.is_present() || *what == Unsettled::No {
+        return unfenced;
+    }
+    let pointed = insist(cx, "point the gate", || gate.point_at(writer)).await;
+    // Released whatever became of the fence: clients that wait for ever are worse off than clients that see an error.
+    let released = match &pointed {
+        Ok(()) => insist(cx, "release the gate", || gate.release()).await,
+        Err(_) => Ok(()),
+    };
+    unfenced.and(pointed).and(released)
 }
 
 /// A call that must not outlive the pause's budget.

@@ -50,6 +50,10 @@ impl Step for Deploy {
         }
     }
 
+    fn runs_a_hook(&self, cx: &Context<'_>) -> bool {
+        cx.with.deploy.as_ref().is_some_and(|hook| !cx.passed(&hook.name))
+    }
+
     async fn undo(&self, _: &Context<'_>) -> Result<Progress> {
         // What was deployed stays: it serves nobody, and only its owner knows how to take it away.
         Ok(Progress::Done)

@@ -20,7 +20,7 @@ impl Step for Prepare {
         let mut lines = vec!["check everything; stop before anything changes if something is in the way".to_owned()];
         if let (Some(record), Some(dns)) = (&spec.record, &parts.dns) {
             lines.push(format!(
-                "adopt {record} at {dns} as weighted, 100 % blue, and lower its TTL to {}",
+                "adopt {record} at {dns} as weighted, 100 % blue, with a TTL of {}",
                 format_duration(spec.ttl)
             ));
         }
@@ -113,7 +113,8 @@ pub(crate) async fn examine(cx: &Context<'_>) -> Result<Vec<Finding>> {
         why: why.into(),
         mend: mend.into(),
     };
-    if cx.with.dns.is_present() {
+    // Once it is ours, the steps themselves see that it stays so.
+    if cx.with.dns.is_present() && cx.state.traffic.before.is_none() {
         let checked = match plain_record(cx).await {
             Ok(snapshot) => dry_run(cx, &snapshot),
             Err(e) => Err(e),

@@ -37,6 +37,11 @@ impl Step for Shift {
     }
 
     async fn advance(&self, cx: &Context<'_>) -> Result<Progress> {
+        let share = cx.state.traffic.share();
+        if cx.state.retreated && share > Share::ZERO {
+            // Before anything else: whatever is ill must not keep users there.
+            return Ok(ask_for(cx, Share::ZERO, "the operator took the share back"));
+        }
         if let Some(wait) = before_the_first_share(cx) {
             return Ok(wait);
         }
@@ -53,8 +58,10 @@ impl Step for Shift {
         let blue_ill = cx.probe(Color::Blue).await?;
         cx.probe(Color::Green).await?;
 
-        let share = cx.state.traffic.share();
         let driven = traffic::drive(cx, share, "keep the share").await?;
+        if let Driven::Served(_) = driven {
+            traffic::watch_record(cx, share).await?;
+        }
         let effective = match driven {
             Driven::Served(at) if cx.now() >= at => Some(at),
             Driven::Served(_) => None,
@@ -63,13 +70,10 @@ impl Step for Shift {
             Driven::Not(progress) => return Ok(progress),
         };
         let seen = observe(cx, share, effective, blue_ill.is_none());
-        let decision = if cx.state.retreated && share > Share::ZERO {
-            Decision::new(Action::Retreat(Share::ZERO), "the operator took the share back")
-        } else if cx.state.retreated {
+        if cx.state.retreated {
             return Ok(cx.look("the operator took the share back; resume to go on"));
-        } else {
-            lawful(cx.with.policy.decide(&seen), &seen)
-        };
+        }
+        let decision = lawful(cx.with.policy.decide(&seen), &seen);
         cx.events.send(|| Event::Judged {
             share,
             verdict: seen.verdict.to_string(),
@@ -110,6 +114,8 @@ fn observe(cx: &Context<'_>, share: Share, effective: Option<Timestamp>, blue_we
     let traffic = &cx.state.traffic;
     let since = traffic.asked.map_or(cx.now(), |a| a.at);
     // A share that fails before it counts still fails; one that passes counts only from where users see it.
+    // Nor does what nobody watched: a bake begins again after a pause or a death.
+    let effective = effective.map(|at| at.max(cx.watching_since()));
     let verdict = cx
         .spec
         .limits
@@ -196,6 +202,23 @@ fn follow(cx: &Context<'_>, seen: Observation, decision: Decision, lag: Option<u
     })
 }
 
+/// Makes it durable that a share is about to be asked for.
+fn ask_for(cx: &Context<'_>, share: Share, reason: &str) -> Progress {
+    let asked = cx.state.traffic.asked;
+    let ttl = asked.map_or(0, |a| a.ttl);
+    // What is not served yet may have replaced an older answer with an older TTL.
+    let before = asked
+        .filter(|_| cx.state.traffic.effective.is_none())
+        .map_or(ttl, |a| a.ttl_before.max(ttl));
+    cx.live.lock().failures = (0, 0);
+    Progress::Note(Note::Asking {
+        share,
+        ttl,
+        ttl_before: before,
+        reason: reason.into(),
+    })
+}
+
 /// A judgement is followed at once, or, after a death in between, made anew.
 const FRESH: Duration = Duration::from_secs(10);
 
@@ -203,21 +226,11 @@ fn follow_what_was_judged(cx: &Context<'_>) -> Option<Progress> {
     let (at, Note::Judged { decision, .. }) = cx.own().notes.last()? else {
         return None;
     };
-    if cx.now().since(*at) > FRESH || cx.state.retreated && !matches!(decision.action, Action::Retreat(_)) {
+    if cx.now().since(*at) > FRESH || cx.state.retreated {
         return None;
     }
     match decision.action {
-        Action::Advance(share) | Action::Retreat(share) => {
-            let ttl = cx.state.traffic.asked.map_or(0, |a| a.ttl);
-            cx.live.lock().failures = (0, 0);
-            let reason = decision.reason.clone();
-            Some(Progress::Note(Note::Asking {
-                share,
-                ttl,
-                ttl_before: ttl,
-                reason,
-            }))
-        }
+        Action::Advance(share) | Action::Retreat(share) => Some(ask_for(cx, share, &decision.reason)),
         Action::Complete => Some(Progress::Done),
         Action::Stay(_) | Action::Hold | Action::Abort => None,
     }

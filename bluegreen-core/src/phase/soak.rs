@@ -65,6 +65,10 @@ impl Step for Soak {
         })
     }
 
+    fn runs_a_hook(&self, cx: &Context<'_>) -> bool {
+        cx.with.verify.iter().any(|hook| !cx.passed(&hook.name))
+    }
+
     async fn undo(&self, _: &Context<'_>) -> Result<Progress> {
         Ok(Progress::Done)
     }

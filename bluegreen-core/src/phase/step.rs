@@ -53,6 +53,11 @@ pub(crate) trait Step: Send + Sync {
     /// Takes the next bit of it back. Asked of a finished step and of one whose effects may have happened.
     async fn undo(&self, cx: &Context<'_>) -> Result<Progress>;
 
+    /// Whether what it would do next is to run a user's hook, which takes as long as it takes.
+    fn runs_a_hook(&self, _: &Context<'_>) -> bool {
+        false
+    }
+
     /// Looks on during a long wait. What it sees goes to observers; it has no effect.
     async fn watch(&self, _: &Context<'_>) {}
 }
@@ -99,8 +104,12 @@ pub(crate) struct Forgettable {
     pub(crate) started: Vec<Direction>,
     /// The provider's handle on the change that is on its way.
     pub(crate) receipt: Option<Receipt>,
-    /// Since when a step waits for something that should come soon.
-    pub(crate) patience: BTreeMap<&'static str, Timestamp>,
+    /// Since when a step waits for something that should come soon, and when it last looked.
+    pub(crate) patience: BTreeMap<&'static str, (Timestamp, Timestamp)>,
+    /// Since when users' requests are watched without a gap, and when that was last done.
+    watching: Option<(Timestamp, Timestamp)>,
+    /// When the record was last read to see that it is still ours.
+    pub(crate) record_read: Option<Timestamp>,
     /// Whether no gate or fence of an earlier attempt can still be in place.
     pub(crate) settled: bool,
     /// Judgements in a row that failed, and the request count of the last one.
@@ -155,12 +164,31 @@ impl Context<'_> {
     /// Look again soon, but give up when that has gone on for longer than the user's patience.
     pub(crate) fn look_patiently(&self, key: &'static str, what: impl Into<String>) -> Progress {
         let (now, what) = (self.now(), what.into());
-        let since = *self.live.lock().patience.entry(key).or_insert(now);
+        let since = self.gapless(self.live.lock().patience.entry(key).or_insert((now, now)));
         if now.since(since) > self.spec.patience {
             self.came(key);
             return Progress::GiveUp(format!("{what}: no change in {}", format_duration(self.spec.patience)));
         }
         self.look(what)
+    }
+
+    /// Since when something has been looked at without a gap. Time in which nobody looked does not count.
+    fn gapless(&self, (since, last): &mut (Timestamp, Timestamp)) -> Timestamp {
+        let now = self.now();
+        let gap = (self.spec.look + self.spec.probe_deadline)
+            .saturating_mul(4)
+            .max(self.spec.watch.saturating_mul(2));
+        if now.since(*last) > gap {
+            *since = now;
+        }
+        *last = now;
+        *since
+    }
+
+    /// Since when users' requests are watched without a gap.
+    pub(crate) fn watching_since(&self) -> Timestamp {
+        let now = self.now();
+        self.gapless(self.live.lock().watching.get_or_insert((now, now)))
     }
 
     /// What was waited for patiently has come.

@@ -8,6 +8,7 @@ use crate::journal::Note;
 use crate::model::{Color, Share};
 use crate::provider::{
     Answer, Applied, AuthorityAnswer, ChangeStatus, Intent, Record, RecordSet, Shape, Snapshot, Target, ttl_seconds,
+    weighted_sets,
 };
 use crate::time::Timestamp;
 
@@ -69,13 +70,15 @@ pub(super) async fn drive(cx: &Context<'_>, share: Share, reason: &str) -> Resul
     if let Some(wait) = change(cx, &snapshot, &intent).await? {
         return Ok(Driven::Not(wait));
     }
+    let sticky = cx.with.dns.capabilities().sticky;
+    let before = share_before(cx, share);
     let samples = match share {
         Share::ZERO | Share::FULL => 1,
-        _ if cx.with.dns.capabilities().sticky => 1,
-        _ => cx.spec.dns_samples,
+        _ if sticky => 1,
+        _ => samples_to_tell(share, before, cx.spec.dns_samples),
     };
     let answers = cx.with.dns.ask_authorities(record, samples).await?;
-    if let Err(what) = all_serve(&answers, &intent, cx.with.dns.capabilities().sticky) {
+    if let Err(what) = all_serve(&answers, &intent, sticky, before) {
         return Ok(Driven::Not(cx.look_patiently(
             "authorities",
             format!("{share} to green is not served yet: {what}"),
@@ -126,7 +129,7 @@ pub(super) async fn release(cx: &Context<'_>, to: Color) -> Result<Option<Progre
         return Ok(Some(wait));
     }
     let answers = cx.with.dns.ask_authorities(record, 1).await?;
-    if let Err(what) = all_serve(&answers, &intent, false) {
+    if let Err(what) = all_serve(&answers, &intent, false, Share::ZERO) {
         return Ok(Some(cx.look_patiently(
             "release",
             format!("the plain record is not served yet: {what}"),
@@ -186,12 +189,23 @@ fn refuse_foreign(cx: &Context<'_>, snapshot: &Snapshot) -> Result<()> {
         Err(Error::new(Kind::Conflict, "read the record", message).provider(cx.with.dns.name()))
     };
     let served = cx.state.traffic.effective.is_some() || cx.state.traffic.history.len() > 1;
+    let (_, blue, green) = named(cx)?;
     match (&snapshot.shape, &cx.state.traffic.before) {
         (Shape::Foreign(what), _) => foreign(format!("is {what}")),
         (Shape::Weighted { .. }, _) if snapshot.owner.as_deref() != Some(cx.spec.name.as_str()) => foreign(format!(
             "is weighted by {}",
             snapshot.owner.as_deref().unwrap_or("nobody")
         )),
+        (Shape::Weighted { share }, _) if !is_one_of_ours(cx, *share) => {
+            foreign(format!("gives {share} to green, which was not asked for"))
+        }
+        (Shape::Weighted { .. }, _)
+            if snapshot
+                .ttl
+                .is_none_or(|ttl| snapshot.sets != weighted_sets(blue, green, ttl)) =>
+        {
+            foreign("has other targets than blue's and green's".into())
+        }
         (Shape::Simple | Shape::Absent, _) if served => foreign("is no longer weighted".into()),
         (Shape::Simple | Shape::Absent, Some(before)) if before.sets != snapshot.sets => {
             foreign("is not what it was when the migration began".into())
@@ -200,17 +214,82 @@ fn refuse_foreign(cx: &Context<'_>, snapshot: &Snapshot) -> Result<()> {
     }
 }
 
+/// The share that an authority which has not heard of this one still serves.
+fn share_before(cx: &Context<'_>, share: Share) -> Share {
+    let history = &cx.state.traffic.history;
+    history
+        .iter()
+        .rev()
+        .map(|(s, _)| *s)
+        .find(|s| *s != share)
+        .unwrap_or(Share::ZERO)
+}
+
+/// How many answers tell two shares apart: four standard deviations in half their distance; 4,000 at most.
+fn samples_to_tell(share: Share, before: Share, at_least: u32) -> u32 {
+    let spread = |s: Share| s.as_fraction() * (1.0 - s.as_fraction());
+    let distance = (share.as_fraction() - before.as_fraction()).abs().max(0.001);
+    let needed = 64.0 * spread(share).max(spread(before)) / (distance * distance);
+    // Bounded before it is converted.
+    (needed.min(4000.0) as u32).max(at_least)
+}
+
+/// Whether the record may say this share: the last one served, or one asked for since.
+fn is_one_of_ours(cx: &Context<'_>, share: Share) -> bool {
+    let weights = cx.with.dns.capabilities().weights;
+    cx.state
+        .traffic
+        .possible
+        .iter()
+        .any(|s| weights.quantise(*s).unwrap_or(*s) == share)
+}
+
+/// Reads the record now and then while its share is watched: a stranger's change is noticed, not only overwritten later.
+pub(super) async fn watch_record(cx: &Context<'_>, share: Share) -> Result<()> {
+    let now = cx.now();
+    let read = cx.live.lock().record_read;
+    if read.is_some_and(|at| now.since(at) < cx.spec.watch) {
+        return Ok(());
+    }
+    let (record, ..) = named(cx)?;
+    let snapshot = cx.with.dns.read(record).await?;
+    refuse_foreign(cx, &snapshot)?;
+    let plan = cx.with.dns.compile(&snapshot, &weighted(cx, share)?)?;
+    if plan.changes {
+        let message = format!(
+            "{record} is not what was left there: {}. Put it back, then run again",
+            plan.lines.join("; ")
+        );
+        return Err(Error::new(Kind::Conflict, "read the record", message).provider(cx.with.dns.name()));
+    }
+    cx.live.lock().record_read = Some(now);
+    Ok(())
+}
+
 /// Whether every authority, asked directly, serves what was meant. Says which does not, and what it serves.
-fn all_serve(answers: &[AuthorityAnswer], intent: &Intent, sticky: bool) -> Result<(), String> {
+fn all_serve(answers: &[AuthorityAnswer], intent: &Intent, sticky: bool, before: Share) -> Result<(), String> {
     if answers.is_empty() {
         return Err("no authority was found".into());
     }
+    // Where asking again tells nothing of weights, the zone's serial must at least be the same everywhere.
+    let serials = || {
+        answers.iter().filter_map(|a| {
+            if let Answer::Serving { serial, .. } = &a.answer {
+                *serial
+            } else {
+                None
+            }
+        })
+    };
+    if sticky && serials().min() != serials().max() {
+        return Err("the authorities have different serials of the zone".into());
+    }
     answers
         .iter()
-        .try_for_each(|a| serves(&a.answer, intent, sticky).map_err(|what| format!("{} {what}", a.server)))
+        .try_for_each(|a| serves(&a.answer, intent, sticky, before).map_err(|what| format!("{} {what}", a.server)))
 }
 
-fn serves(answer: &Answer, intent: &Intent, sticky: bool) -> Result<(), String> {
+fn serves(answer: &Answer, intent: &Intent, sticky: bool, before: Share) -> Result<(), String> {
     let (seen, samples, ttl) = match (answer, intent) {
         (Answer::Serving { seen, samples, ttl, .. }, _) => (seen, *samples, *ttl),
         (Answer::Wrong(what), _) => return Err(format!("answers {what}")),
@@ -250,7 +329,7 @@ fn serves(answer: &Answer, intent: &Intent, sticky: bool) -> Result<(), String> 
                     only(&blue.iter().chain(&green).cloned().collect::<Vec<_>>())?;
                     if !sticky {
                         let greens: u32 = green.first().and_then(|v| seen.get(v)).copied().unwrap_or(0);
-                        within(greens, samples, share)?;
+                        within(greens, samples, share, before)?;
                     }
                 }
             }
@@ -260,11 +339,13 @@ fn serves(answer: &Answer, intent: &Intent, sticky: bool) -> Result<(), String> 
 }
 
 /// Whether so many of so many are what a share would show, but once in 15,000 times (4 standard deviations).
-fn within(greens: u32, samples: u32, share: Share) -> Result<(), String> {
+/// And nearer to it than to the share before, which a slow authority may still serve.
+fn within(greens: u32, samples: u32, share: Share, before: Share) -> Result<(), String> {
     let (n, p) = (f64::from(samples.max(1)), share.as_fraction());
     let seen = f64::from(greens) / n;
     let width = 4.0 * (p * (1.0 - p) / n).sqrt() + 0.5 / n;
-    if (seen - p).abs() <= width {
+    let nearer = share == before || (seen - p).abs() < (seen - before.as_fraction()).abs();
+    if (seen - p).abs() <= width && nearer {
         return Ok(());
     }
     Err(format!("gave green in {greens} of {samples} answers, not {share}"))
@@ -314,12 +395,16 @@ mod tests {
             (Answer::Silent("timeout".into()), Share::ZERO, false),
             (Answer::Wrong("SERVFAIL".into()), Share::FULL, false),
         ] {
-            assert_eq!(serves(&answer, &intent(share), false).is_ok(), ok, "{answer:?} {share}");
+            assert_eq!(
+                serves(&answer, &intent(share), false, Share::ZERO).is_ok(),
+                ok,
+                "{answer:?} {share}"
+            );
         }
     }
 
     #[test]
     fn no_authority_is_not_all_authorities() {
-        assert!(all_serve(&[], &intent(Share::ZERO), false).is_err());
+        assert!(all_serve(&[], &intent(Share::ZERO), false, Share::ZERO).is_err());
     }
 }

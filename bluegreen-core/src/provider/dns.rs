@@ -520,14 +520,20 @@ impl Snapshot {
     /// The colour whose target the plain records are, if they are one's.
     #[must_use]
     pub fn color_of(&self, blue: &Target, green: &Target) -> Option<Color> {
-        let ttl = self.ttl?;
-        if self.sets == blue.record_sets(ttl) {
-            Some(Color::Blue)
-        } else if self.sets == green.record_sets(ttl) {
-            Some(Color::Green)
-        } else {
-            None
-        }
+        // Two types may have two TTLs: what they point at is what counts.
+        let points_at = |target: &Target| {
+            let wanted = target.record_sets(0);
+            self.sets.len() == wanted.len()
+                && self
+                    .sets
+                    .iter()
+                    .zip(&wanted)
+                    .all(|(a, b)| a.kind == b.kind && a.values == b.values)
+        };
+        [(Color::Blue, blue), (Color::Green, green)]
+            .into_iter()
+            .find(|(_, target)| points_at(target))
+            .map(|(color, _)| color)
     }
 }
 

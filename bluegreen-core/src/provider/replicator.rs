@@ -190,11 +190,12 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
     async fn hand_over(&self, to: Color) -> Result<()>;
 
     /// Opens `to` for writes and lets go of what [`fence`](Self::fence) held. Called after the commit record is durable,
-    /// again after a crash, and then in a process that never fenced anything: it must make sure that the other side is
-    /// read-only first.
+    /// again after a crash, and then in a process that never fenced anything: what [`hand_over`](Self::hand_over) made
+    /// read-only must still be so, and clients who do not know it are ended.
     ///
     /// # Errors
-    /// It is called again until it works.
+    /// `Diverged`, without any effect, when the old writer accepts writes again: then it was opened after the proof, and
+    /// may have what `to` has not. After any other error it is called again until it works.
     async fn promote(&self, to: Color) -> Result<()>;
 
     /// Makes `color` accept writes again, and the other side not, after a cut-over that was given up. Releases what is held.

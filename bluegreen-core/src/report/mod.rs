@@ -232,7 +232,7 @@ impl Report {
                 self.signals.push(Heard { at, signal, request });
             }
             Body::Closed { outcome } => self.outcome = Some(outcome),
-            Body::Waiting { .. } => {}
+            Body::Waiting { .. } | Body::Resumed { .. } => {}
         }
     }
 

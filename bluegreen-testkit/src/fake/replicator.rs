@@ -287,7 +287,10 @@ impl Replicator for FakeReplicator {
                 both.violated(format!("{to} promoted without a commit record"));
             }
             let old = both.side(to.other());
-            old.read_only = true;
+            if !old.read_only {
+                let message = format!("{} accepts writes again: it may have what {to} has not", to.other());
+                return Err(refuse(Kind::Diverged, "promote", message));
+            }
             old.terminate_all();
             old.lock = None;
             let new = both.side(to);

@@ -128,6 +128,8 @@ fn entry_line(entry: &Entry) -> Option<String> {
         Body::RollbackRequested { why } => format!("unwinding: {why}"),
         Body::Undone { step } => format!("{step:<9} undone"),
         Body::UndoFailed { step, error } => format!("{step:<9} could not be undone: {error}"),
+        Body::Resumed { answers: false } => "taken over after an interruption".into(),
+        Body::Resumed { answers: true } => "run again: what a human was asked is answered".into(),
         Body::Operator { signal, .. } => format!("operator: {signal}"),
         Body::Closed { outcome } => format!("over: {outcome}"),
     };
