@@ -435,6 +435,10 @@ impl Engine {
         if let Err(e) = phase::abandon(&self.context(step), to.other()).await {
             return Box::pin(self.answered(step, Err(e), undoing)).await;
         }
+        if why.kind() == Kind::Conflict {
+            // Nothing of theirs is there yet, but it is no longer ours to go on.
+            return Err(why);
+        }
         if !kept {
             let why = why.to_string();
             let note = Note::PauseGivenUp { held, why };
