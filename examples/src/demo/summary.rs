@@ -2,7 +2,7 @@
 
 use super::course::Stage;
 use super::{AnyError, Options};
-use bluegreen_core::{Body, Color, Entry, Note, Outcome, PausePart};
+use bluegreen_core::{Body, Color, Entry, Note, Outcome, PausePart, Timestamp};
 use bluegreen_testkit::app::ledger::Ledger;
 use bluegreen_testkit::app::{Outcome as Seen, Stall};
 use serde::Serialize;
@@ -40,6 +40,7 @@ pub(super) struct Summary {
 #[derive(Debug, Serialize)]
 struct StallIn {
     ms: f64,
+    from: Timestamp,
     during: String,
 }
 
@@ -94,6 +95,7 @@ impl Summary {
                 .iter()
                 .map(|stall| StallIn {
                     ms: ms(stall.lasted),
+                    from: stall.from,
                     during: during(stall, stages),
                 })
                 .collect(),
