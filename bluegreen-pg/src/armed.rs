@@ -5,7 +5,7 @@ use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::guard::{Guard, KEY};
 use crate::ident::mirror_name;
-use crate::keeper::Pause;
+use crate::keeper::{ARMED, Keeper, Pause};
 use crate::marker;
 use crate::replicator::Context;
 use crate::sequences::Sequences;
@@ -280,7 +280,7 @@ impl crate::replicator::PgReplicator {
         // An advance of the old keeper's may still be under way at the server: the slot's own advance waits for it.
         self.keeper().take();
         self.ensure_way_back(to).await?;
-        *self.keeper() = Some(crate::keeper::Keeper::spawn(self.context.clone(), reverse(forth)));
+        *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(forth), ARMED));
         let started = Instant::now();
         let mut armed = Box::pin(Armed::open(&self.context, to)).await?;
         self.rehearse(&mut armed).await?;

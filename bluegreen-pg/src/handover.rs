@@ -1,7 +1,7 @@
 //! After the proof: the old writer closed for good, the new one opened; or all of it given back.
 
 use crate::error::{Doing, fault};
-use crate::keeper::Keeper;
+use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
 use crate::{guard, mirror, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Result};
@@ -158,7 +158,7 @@ impl PgReplicator {
         }
         if guard.is_some() {
             self.keeper()
-                .get_or_insert_with(|| Keeper::spawn(self.context.clone(), Direction::from(other)));
+                .get_or_insert_with(|| Keeper::spawn(self.context.clone(), Direction::from(other), ARMED));
         }
         tracing::debug!(elapsed = ?started.elapsed(), %color, "given back");
         Ok(())

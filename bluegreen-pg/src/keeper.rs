@@ -13,8 +13,11 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-/// An advance in the pause reads the log of about two of these.
-const EVERY: Duration = Duration::from_millis(500);
+/// While it is only log that must not be held.
+pub(crate) const AT_EASE: Duration = Duration::from_secs(2);
+
+/// While a cut-over is armed: the advance in its pause reads the log of about two of these.
+pub(crate) const ARMED: Duration = Duration::from_millis(150);
 
 /// A task that advances the idle slot of a direction. Dropping it ends it.
 #[derive(Debug)]
@@ -32,9 +35,9 @@ struct Shared {
 
 impl Keeper {
     /// Starts it.
-    pub(crate) fn spawn(context: Arc<Context>, direction: Direction) -> Self {
+    pub(crate) fn spawn(context: Arc<Context>, direction: Direction, every: Duration) -> Self {
         let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(keep(context, direction, shared.clone()));
+        let task = tokio::spawn(keep(context, direction, every, shared.clone()));
         Self { shared, task }
     }
 
@@ -68,11 +71,11 @@ impl Drop for Pause {
     }
 }
 
-async fn keep(context: Arc<Context>, direction: Direction, shared: Arc<Shared>) {
+async fn keep(context: Arc<Context>, direction: Direction, every: Duration, shared: Arc<Shared>) {
     let slot = mirror_name(&context.settings.name, direction);
     let mut session = None;
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(every).await;
         if session.is_none() {
             match context.settings.connect(direction.origin()).await {
                 Ok(new) => session = Some(new),

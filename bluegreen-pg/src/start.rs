@@ -2,7 +2,7 @@
 
 use crate::error::fault;
 use crate::ident::mirror_name;
-use crate::keeper::Keeper;
+use crate::keeper::{AT_EASE, Keeper};
 use crate::marker::{self, Stage};
 use crate::progress::{Report, Work};
 use crate::replicator::{Context, PgReplicator};
@@ -46,7 +46,7 @@ impl PgReplicator {
                 let runs = opposite.as_ref().is_some_and(|o| o.enabled || o.worker.is_some());
                 if ours.enabled && !runs {
                     if opposite.is_some() {
-                        *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(direction)));
+                        *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(direction), AT_EASE));
                     }
                     return Ok(());
                 }
@@ -54,7 +54,7 @@ impl PgReplicator {
                 let context = self.context.clone();
                 let work = Work::spawn("the other direction stops", |report| turn(context, direction, report));
                 self.work().insert(direction, work);
-                *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(direction)));
+                *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(direction), AT_EASE));
                 Ok(())
             }
             (None, Some(_)) => Err(fault(
