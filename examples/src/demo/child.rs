@@ -71,9 +71,9 @@ enum Aim {
 /// What is aimed at, in the order of a run, and how often of 20 times: the cut-over takes milliseconds and would hardly ever be met by chance.
 const FORTH: [(Aim, u32); 6] = [
     (Aim::Step(StepName::Prepare), 2),
-    (Aim::Step(StepName::Mirror), 6),
-    (Aim::Step(StepName::Shift), 7),
-    (Aim::Step(StepName::CutOver), 3),
+    (Aim::Step(StepName::Mirror), 5),
+    (Aim::Step(StepName::Shift), 3),
+    (Aim::Step(StepName::CutOver), 8),
     (Aim::Step(StepName::Hold), 1),
     (Aim::Step(StepName::CleanUp), 1),
 ];
