@@ -110,7 +110,10 @@ impl Show {
                     .wait
                     .set_message(format!("{:.1} s left: {why}", left.as_secs_f32()));
             }
-            _ => self.0.wait.set_message(""),
+            _ => {
+                self.0.wait.set_position(0);
+                self.0.wait.set_message("");
+            }
         }
     }
 
@@ -119,7 +122,7 @@ impl Show {
         match event {
             Event::Entry { entry } => self.entry(&entry.body),
             Event::Mirror { direction, status } => self.mirror(&direction.to_string(), status),
-            Event::Looked { what, again, .. } => {
+            Event::Looked { step, what, again } => {
                 let mut state = self.lock();
                 // A look that comes again at once is no wait to show.
                 if again.since(SystemClock.now()) > Duration::from_secs(1) {
@@ -127,7 +130,7 @@ impl Show {
                 }
                 drop(state);
                 if self.0.terminal {
-                    self.0.mirror.set_message(what.clone());
+                    self.0.phase.set_message(format!("{step}: {what}"));
                 }
             }
             Event::Warned { what, .. } => self.line(&format!("warning: {what}")),
