@@ -1,0 +1,72 @@
+//! What comes in from outside while the loop runs.
+
+use super::Engine;
+use crate::error::Result;
+use crate::journal::{Body, Signal};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// What comes in from outside while the loop runs: operators' signals, and the wish that it stops.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    signals: Mutex<Vec<Signal>>,
+    pub(super) stop: AtomicBool,
+    pub(super) woken: Notify,
+}
+
+impl Inbox {
+    pub(crate) fn send(&self, signal: Signal) {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).push(signal);
+        self.woken.notify_one();
+    }
+
+    /// Asks the loop to end where nothing is held.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.woken.notify_one();
+    }
+
+    fn take(&self) -> Vec<Signal> {
+        std::mem::take(&mut *self.signals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Engine {
+    /// Hears operators, in this process and from others. An order is durable before it is followed.
+    pub(super) async fn hear(&mut self) -> Result<()> {
+        if self.state.closed.is_some() || self.in_pause() && self.state.asked.is_none() {
+            return Ok(());
+        }
+        // In a pause that a human was asked about there is one thing to say; the rest is heard after it.
+        let heard = |signal: Signal, in_pause: bool| !in_pause || signal == Signal::Resume;
+        for signal in self.inbox.take() {
+            if !heard(signal, self.in_pause()) {
+                self.inbox.send(signal);
+            } else if let Err(e) = self.append_if_planned(signal, None).await {
+                self.inbox.send(signal);
+                return Err(e);
+            }
+        }
+        if self.journal.has_requests() {
+            for request in self.journal.requests().await? {
+                if !self.state.heard.contains(&request.id) && heard(request.signal, self.in_pause()) {
+                    self.append_if_planned(request.signal, Some(request.id)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn append_if_planned(&mut self, signal: Signal, request: Option<String>) -> Result<()> {
+        if self.state.planned.is_none() {
+            let body = Body::Planned {
+                name: self.plan.name.clone(),
+                fingerprint: self.plan.fingerprint.clone(),
+                steps: self.plan.names(),
+            };
+            self.append(body).await?;
+        }
+        self.append(Body::Operator { signal, request }).await
+    }
+}
