@@ -124,8 +124,15 @@ impl PgReplicator {
         } else if errors - watch.errors >= ERRORS {
             return Ok(broken(&name, errors - watch.errors));
         }
+        let bytes = bytes.and_then(|b| u64::try_from(b).ok());
+        if bytes.is_none() && arrived.is_none() {
+            // Nothing is known of how far behind it is: that is not zero.
+            return Ok(MirrorStatus::Preparing(
+                "the writer's server does not see the follower yet".into(),
+            ));
+        }
         Ok(MirrorStatus::Streaming(Lag {
-            bytes: bytes.and_then(|b| u64::try_from(b).ok()).unwrap_or(0),
+            bytes: bytes.unwrap_or(0),
             time: arrived.or(watch.time.filter(|t| *t > MARKER_WITHIN)).or(None),
         }))
     }
