@@ -182,6 +182,15 @@ fn journals() -> impl Strategy<Value = (Vec<Entry>, Vec<u8>)> {
     })
 }
 
+/// Found by the property below: the first line's newline turned into a zero byte.
+#[test]
+fn a_newline_that_became_zero_is_damage_and_not_a_torn_line() {
+    let mut bytes: Vec<u8> = (0..2).flat_map(|seq| line::encode(&entry(seq, "e")).unwrap()).collect();
+    let newline = bytes.iter().position(|b| *b == b'\n').unwrap();
+    bytes[newline] = 0;
+    assert_eq!(line::scan(&bytes).unwrap_err().kind(), Kind::Corrupt);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

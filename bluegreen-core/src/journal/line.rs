@@ -39,7 +39,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan> {
                 let message = format!("line {number} holds entry {} where entry {wanted} belongs", entry.seq);
                 return Err(damaged(message));
             }
-            None if end == bytes.len() && (newline.is_none() || line.contains(&0)) => {
+            None if end == bytes.len() && (newline.is_none() || line.contains(&0)) && !swallows_an_entry(line) => {
                 found.torn = Some(number);
                 break;
             }
@@ -50,6 +50,14 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan> {
         start = end;
     }
     Ok(found)
+}
+
+/// Whether a line is a whole entry whose newline became a zero byte, and then something else: damage, not a torn write.
+fn swallows_an_entry(line: &[u8]) -> bool {
+    let Some(zero) = line.iter().position(|b| *b == 0) else {
+        return false;
+    };
+    checked(&line[..zero]).is_some() && line[zero..].iter().any(|b| *b != 0)
 }
 
 /// A value as its line, with the newline.
