@@ -43,7 +43,7 @@ impl Engine {
         for signal in self.inbox.take() {
             if !heard(signal, self.in_pause()) {
                 self.inbox.send(signal);
-            } else if let Err(e) = self.append_if_planned(signal, None).await {
+            } else if let Err(e) = self.append_order(signal, None).await {
                 self.inbox.send(signal);
                 return Err(e);
             }
@@ -51,21 +51,17 @@ impl Engine {
         if self.journal.has_requests() {
             for request in self.journal.requests().await? {
                 if !self.state.heard.contains(&request.id) && heard(request.signal, self.in_pause()) {
-                    self.append_if_planned(request.signal, Some(request.id)).await?;
+                    self.append_order(request.signal, Some(request.id)).await?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn append_if_planned(&mut self, signal: Signal, request: Option<String>) -> Result<()> {
+    /// An order that comes before the first entry still comes after the plan.
+    async fn append_order(&mut self, signal: Signal, request: Option<String>) -> Result<()> {
         if self.state.planned.is_none() {
-            let body = Body::Planned {
-                name: self.plan.name.clone(),
-                fingerprint: self.plan.fingerprint.clone(),
-                steps: self.plan.names(),
-            };
-            self.append(body).await?;
+            self.write_plan().await?;
         }
         self.append(Body::Operator { signal, request }).await
     }

@@ -214,12 +214,7 @@ impl Engine {
         }
         match self.state.next(self.with.clock.now()) {
             Next::Plan => {
-                let body = Body::Planned {
-                    name: self.plan.name.clone(),
-                    fingerprint: self.plan.fingerprint.clone(),
-                    steps: self.plan.names(),
-                };
-                self.append(body).await?;
+                self.write_plan().await?;
                 Ok(Turn::Again)
             }
             Next::WaitUntil(until, _) => Ok(Turn::At(until)),
@@ -309,6 +304,16 @@ impl Engine {
             .iter()
             .map(|s| s.name)
             .find(|s| self.state.step(*s).stage == Stage::Started)
+    }
+
+    /// Writes down the plan: the first entry of every journal.
+    async fn write_plan(&mut self) -> Result<()> {
+        let body = Body::Planned {
+            name: self.plan.name.clone(),
+            fingerprint: self.plan.fingerprint.clone(),
+            steps: self.plan.names(),
+        };
+        self.append(body).await
     }
 
     /// Makes it durable, folds it, publishes it. What may pass is tried again: an append that failed is not in the journal.
