@@ -159,7 +159,8 @@ impl PgReplicatorBuilder {
         self
     }
 
-    /// The folder with `pg_dump` and `pg_restore`; looked for when not said.
+    /// The folder with `pg_dump` and `pg_restore`, or one that has them in `18/bin` for version 18, and so on; looked for
+    /// when not said.
     #[must_use]
     pub fn tools(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.tools = Some(folder.into());

@@ -5,6 +5,7 @@ use crate::error::{Doing, PgError, fault};
 use crate::ident::copy_application_name;
 use crate::replicator::Context;
 use bluegreen_core::{Color, Kind, Result};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::Command;
@@ -19,34 +20,42 @@ impl Tools {
     /// Looks where distributions install them, and on the `PATH`. The target's major is right; a dump by a newer one
     /// has settings the target refuses, so the nearest below it that can read the source is the second choice.
     pub(crate) async fn find(given: Option<&Path>, source: u32, target: u32) -> Result<Self> {
-        let mut folders: Vec<PathBuf> = given.map(Path::to_owned).into_iter().collect();
-        if folders.is_empty() {
-            if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
-                folders.extend(versions.flatten().map(|v| v.path().join("bin")));
-            }
-            if let Some(path) = std::env::var_os("PATH") {
-                folders.extend(std::env::split_paths(&path));
-            }
-        }
         let (source, target) = (source / 10_000, target / 10_000);
-        let mut best: Option<(u32, PathBuf)> = None;
-        for folder in folders {
-            let Some(major) = major_of(&folder).await else { continue };
-            let fits = (source..=target).contains(&major) || given.is_some();
-            if fits && best.as_ref().is_none_or(|(m, _)| *m < major) {
-                best = Some((major, folder));
+        let mut there = Vec::new();
+        for folder in folders(given) {
+            if let Some(major) = major_of(&folder).await {
+                there.push((major, folder));
             }
         }
-        best.map(|(_, folder)| Self { folder }).ok_or_else(|| {
-            fault(
-                Kind::NotFound,
-                "find pg_dump and pg_restore",
-                format!(
-                    "none of version {target} (or {source} and above) in /usr/lib/postgresql/*/bin or on the PATH; \
-                     install postgresql-client-{target} or say where they are"
-                ),
-            )
-        })
+        there.sort_by_key(|(major, _)| *major);
+        let fits = |(major, _): &&(u32, PathBuf)| (source..=target).contains(major);
+        if let Some((_, folder)) = there.iter().rfind(fits) {
+            return Ok(Self { folder: folder.clone() });
+        }
+        there.dedup_by_key(|(major, _)| *major);
+        let seen: Vec<String> = there.iter().map(|(m, f)| format!("{m} in {}", f.display())).collect();
+        let place = match given {
+            Some(folder) => folder.display().to_string(),
+            None => "/usr/lib/postgresql/*/bin and /usr/pgsql-*/bin and on the PATH".into(),
+        };
+        Err(fault(
+            Kind::NotFound,
+            "find pg_dump and pg_restore",
+            format!(
+                "they must be of version {target}{}; looked in {place}, found {}. Install postgresql-client-{target}, or say \
+                 where they are",
+                if source < target {
+                    format!(", or at least {source}")
+                } else {
+                    String::new()
+                },
+                if seen.is_empty() {
+                    "none".to_owned()
+                } else {
+                    seen.join(", ")
+                },
+            ),
+        ))
     }
 
     fn command(&self, tool: &str, context: &Context, color: Color) -> Command {
@@ -64,6 +73,26 @@ impl Tools {
         }
         command
     }
+}
+
+/// Where the programs may be: a given folder has them itself, or in `18/bin` for a version.
+fn folders(given: Option<&Path>) -> Vec<PathBuf> {
+    let bins = |parent: &Path, prefix: &str| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        entries
+            .filter(|e| e.file_name().to_string_lossy().starts_with(prefix))
+            .map(|e| e.path().join("bin"))
+            .collect()
+    };
+    if let Some(folder) = given {
+        let mut all = bins(folder, "");
+        all.push(folder.to_owned());
+        return all;
+    }
+    let mut all = bins(Path::new("/usr/lib/postgresql"), "");
+    all.extend(bins(Path::new("/usr"), "pgsql-"));
+    all.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
+    all
 }
 
 async fn major_of(folder: &Path) -> Option<u32> {
@@ -146,6 +175,23 @@ const OBJECTS: &str = "
     ) AS things (c, o)
     WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = c AND d.objid = o AND d.deptype IN ('i', 'e'))";
 
+/// A line of the dump as the follower is given it, if at all.
+fn for_follower(line: &str) -> Option<Cow<'_, str>> {
+    // Only psql understands these; a session of ours needs no protection from psql's commands.
+    if line.starts_with("\\restrict ") || line.starts_with("\\unrestrict ") {
+        return None;
+    }
+    // Some minor versions note a number of their own with every column, and dump it as an option that no other knows.
+    let options = line
+        .split_once(" ALTER COLUMN ")
+        .and_then(|(_, column)| column.rsplit_once(" SET (")?.1.trim_end().strip_suffix(");"));
+    let Some(options) = options.filter(|o| line.starts_with("ALTER ") && o.contains("pg_attver=")) else {
+        return Some(line.into());
+    };
+    let kept: Vec<&str> = options.split(", ").filter(|o| !o.starts_with("pg_attver=")).collect();
+    (!kept.is_empty()).then(|| line.replace(options, &kept.join(", ")).into())
+}
+
 /// Makes schemas, types, functions and tables at `follower`, and records in the same transaction what was made.
 pub(crate) async fn restore_tables(
     tools: &Tools,
@@ -159,11 +205,7 @@ pub(crate) async fn restore_tables(
     let sql = run("pg_restore", context, follower, command).await?;
     let sql =
         String::from_utf8(sql).map_err(|_| fault(Kind::Unexpected, "read the schema", "the dump is not in UTF-8"))?;
-    // Only psql understands these; a session of ours needs no protection from psql's commands.
-    let sql: String = sql
-        .split_inclusive('\n')
-        .filter(|line| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict "))
-        .collect();
+    let sql: String = sql.split_inclusive('\n').filter_map(for_follower).collect();
     let doing = "make the schema";
     let transaction = session.transaction().await.doing(doing)?;
     transaction
@@ -222,4 +264,32 @@ pub(crate) async fn wipe(session: &mut Session, migration: &str) -> Result<()> {
         .await
         .doing(doing)?;
     transaction.commit().await.doing(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_follower;
+
+    #[test]
+    fn a_dump_keeps_what_the_follower_understands() {
+        let of = |line: &str| for_follower(line).map(|l| l.into_owned());
+        for (line, kept) in [
+            (
+                "CREATE TABLE a (pg_attver int);\n",
+                Some("CREATE TABLE a (pg_attver int);\n"),
+            ),
+            ("\\restrict x\n", None),
+            ("ALTER TABLE ONLY s.g ALTER COLUMN id SET (pg_attver=22260408);\n", None),
+            (
+                "ALTER TABLE ONLY s.g ALTER COLUMN \" SET (\" SET (n_distinct=5, pg_attver=7);\n",
+                Some("ALTER TABLE ONLY s.g ALTER COLUMN \" SET (\" SET (n_distinct=5);\n"),
+            ),
+            (
+                "ALTER TABLE ONLY s.g ALTER COLUMN id SET (n_distinct=5);\n",
+                Some("ALTER TABLE ONLY s.g ALTER COLUMN id SET (n_distinct=5);\n"),
+            ),
+        ] {
+            assert_eq!(of(line).as_deref(), kept);
+        }
+    }
 }

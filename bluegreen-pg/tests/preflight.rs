@@ -287,6 +287,7 @@ async fn server_settings_and_room() {
     };
     let (blue, green) = tokio::join!(poor().start(), poor().start());
     let mut pair = Pair {
+        user: "postgres",
         blue: blue.unwrap(),
         green: green.unwrap(),
     };

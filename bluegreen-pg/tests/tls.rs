@@ -6,104 +6,10 @@ mod common;
 use bluegreen_core::{Color, Direction, Replicator};
 use bluegreen_pg::{PgReplicator, Server};
 use bluegreen_testkit::servers::available;
+use common::secure::{certificates, openssl, speak_tls};
 use common::{Pair, streaming};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-fn openssl() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|p| p.join("openssl"))
-        .find(|p| p.is_file())
-}
-
-fn run(program: &Path, args: &[&str]) {
-    let done = Command::new(program).args(args).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// An authority, and a certificate of it for `localhost`.
-fn certificates(openssl: &Path, folder: &Path) {
-    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    run(
-        openssl,
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=test authority",
-            "-addext",
-            "basicConstraints=critical,CA:TRUE",
-            "-keyout",
-            &file("ca.key"),
-            "-out",
-            &file("ca.crt"),
-        ],
-    );
-    run(
-        openssl,
-        &[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-subj",
-            "/CN=localhost",
-            "-keyout",
-            &file("server.key"),
-            "-out",
-            &file("server.csr"),
-        ],
-    );
-    std::fs::write(file("ext"), "subjectAltName=DNS:localhost\n").unwrap();
-    run(
-        openssl,
-        &[
-            "x509",
-            "-req",
-            "-in",
-            &file("server.csr"),
-            "-CA",
-            &file("ca.crt"),
-            "-CAkey",
-            &file("ca.key"),
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            &file("ext"),
-            "-out",
-            &file("server.crt"),
-        ],
-    );
-}
-
-async fn speak_tls(pair: &Pair, color: Color, folder: &Path) {
-    let client = pair.client(color).await;
-    let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
-    let owner = std::fs::metadata(&data).unwrap();
-    for name in ["server.crt", "server.key"] {
-        let to = Path::new(&data).join(name);
-        std::fs::copy(folder.join(name), &to).unwrap();
-        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
-        chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();
-    }
-    client.execute("ALTER SYSTEM SET ssl = on", &[]).await.unwrap();
-    client
-        .batch_execute("SELECT pg_reload_conf(), pg_sleep(0.3)")
-        .await
-        .unwrap();
-}
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_mode_does_what_it_says() {

@@ -1,6 +1,8 @@
 //! Two clusters, a replicator between them, and the ways to compare and to wait.
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
+pub mod secure;
+pub mod whole;
 pub mod writers;
 
 use bluegreen_core::{Color, Direction, MirrorStatus, Position, Replicator};
@@ -15,33 +17,47 @@ pub const WITHIN: Duration = Duration::from_secs(5);
 pub struct Pair {
     pub blue: PgCluster,
     pub green: PgCluster,
+    /// Whom clients come as.
+    pub user: &'static str,
 }
 
 impl Pair {
     /// Two clusters, each with an empty database whose name needs quoting; none where PostgreSQL is not installed.
     pub async fn start() -> Option<Self> {
-        available("PostgreSQL", PgBinaries::find())?;
-        let setting = |b: bluegreen_testkit::servers::PgClusterBuilder| {
-            b.setting("max_prepared_transactions", "5")
+        let found = available("PostgreSQL", PgBinaries::find())?;
+        Some(Self::of(found.clone(), found).await)
+    }
+
+    /// The same with a major version each.
+    pub async fn of_majors(blue: u32, green: u32) -> Option<Self> {
+        let major = |major| available(&format!("PostgreSQL {major}"), PgBinaries::major(major));
+        Some(Self::of(major(blue)?, major(green)?).await)
+    }
+
+    async fn of(blue: PgBinaries, green: PgBinaries) -> Self {
+        let start = |binaries| {
+            PgCluster::builder()
+                .binaries(binaries)
+                .setting("max_prepared_transactions", "5")
                 .setting("wal_retrieve_retry_interval", "500ms")
+                .start()
         };
-        let (blue, green) = tokio::join!(
-            setting(PgCluster::builder()).start(),
-            setting(PgCluster::builder()).start()
-        );
+        let (blue, green) = tokio::join!(start(blue), start(green));
         let pair = Self {
             blue: blue.unwrap(),
             green: green.unwrap(),
+            user: "postgres",
         };
         pair.blue.create_database(DB).await.unwrap();
         pair.green.create_database(DB).await.unwrap();
-        Some(pair)
+        pair
     }
 
     pub fn url(&self, color: Color) -> String {
         format!(
-            "host=127.0.0.1 port={} user=postgres dbname='{DB}'",
-            self.cluster(color).port()
+            "host=127.0.0.1 port={} user={} dbname='{DB}'",
+            self.cluster(color).port(),
+            self.user
         )
     }
 
@@ -53,7 +69,18 @@ impl Pair {
     }
 
     pub fn builder(&self) -> PgReplicatorBuilder {
-        PgReplicator::builder("shop", self.url(Color::Blue), self.url(Color::Green)).copy_jobs(2)
+        self.builder_of(self.url(Color::Blue), self.url(Color::Green))
+    }
+
+    /// The same with other connection strings.
+    pub fn builder_of(&self, blue: String, green: String) -> PgReplicatorBuilder {
+        let builder = PgReplicator::builder("shop", blue, green).copy_jobs(2);
+        // What was fetched for tests is nowhere that a replicator would look by itself.
+        if self.green.binaries().dir().starts_with(PgBinaries::fetched()) {
+            builder.tools(PgBinaries::fetched())
+        } else {
+            builder
+        }
     }
 
     pub fn replicator(&self) -> PgReplicator {

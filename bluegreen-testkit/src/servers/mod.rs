@@ -1,14 +1,16 @@
 //! Throwaway real servers on loopback, started by the tests themselves and gone with them. A server a file; what they
 //! share (free ports, the user they run as, processes that never outlive us) is in [`process`].
 
+mod binaries;
 mod files;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod powerdns;
 pub mod process;
 
+pub use binaries::PgBinaries;
 pub use pgbouncer::{PgBouncerBuilder, PgBouncerServer};
-pub use postgres::{PgBinaries, PgCluster, PgClusterBuilder};
+pub use postgres::{PgCluster, PgClusterBuilder};
 pub use powerdns::{PowerDnsBinaries, PowerDnsServer};
 pub use process::{ServerProcess, ServerUser, free_port};
 

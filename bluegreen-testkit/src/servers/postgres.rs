@@ -1,6 +1,7 @@
 //! `PgCluster`: a throwaway PostgreSQL cluster on 127.0.0.1, copied from a template in a fraction of a second.
 
-use super::files::{TempFolder, cached};
+use super::binaries::PgBinaries;
+use super::files::TempFolder;
 use super::process::{ServerProcess, ServerUser, free_port};
 use nix::sys::signal::Signal;
 use std::fs::File;
@@ -9,99 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
-
-/// Where PostgreSQL's programs of one version are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PgBinaries {
-    dir: PathBuf,
-    version: String,
-}
-
-impl PgBinaries {
-    /// The newest installed version.
-    #[must_use]
-    pub fn find() -> Option<Self> {
-        Self::all().pop()
-    }
-
-    /// The installed programs of a major version.
-    #[must_use]
-    pub fn major(major: u32) -> Option<Self> {
-        Self::all().into_iter().find(|found| found.major_version() == major)
-    }
-
-    /// The programs in a folder; none when `postgres` or `initdb` is not there.
-    #[must_use]
-    pub fn at(dir: impl Into<PathBuf>) -> Option<Self> {
-        let dir = dir.into();
-        if !dir.join("initdb").exists() {
-            return None;
-        }
-        let output = Command::new(dir.join("postgres")).arg("--version").output().ok()?;
-        // `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`
-        let version = String::from_utf8(output.stdout)
-            .ok()?
-            .split_whitespace()
-            .nth(2)?
-            .to_owned();
-        Some(Self { dir, version })
-    }
-
-    /// Every version that is found where distributions install them and on the `PATH`, oldest first.
-    #[must_use]
-    pub fn all() -> Vec<Self> {
-        let mut dirs: Vec<PathBuf> = ["/usr/lib/postgresql", "/opt/postgresql"]
-            .iter()
-            .filter_map(|parent| std::fs::read_dir(parent).ok())
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-            .collect();
-        dirs.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
-        let mut all: Vec<Self> = dirs.into_iter().filter_map(Self::at).collect();
-        all.sort_by_key(Self::major_version);
-        all.dedup_by_key(|found| found.major_version());
-        all
-    }
-
-    /// The folder.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The full version: `15.18`.
-    #[must_use]
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
-    /// The major version: `15`.
-    #[must_use]
-    pub fn major_version(&self) -> u32 {
-        let digits = self.version.split(|c: char| !c.is_ascii_digit()).next();
-        digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-    }
-
-    /// The folder of a new, never started cluster of this version, made once and kept.
-    fn template(&self, user: ServerUser) -> io::Result<PathBuf> {
-        let place: String = self
-            .dir
-            .to_string_lossy()
-            .replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        cached(&format!("postgres-{}{place}", self.version), |folder| {
-            user.own(folder)?;
-            let mut initdb = Command::new(self.dir.join("initdb"));
-            initdb.args([
-                "--no-sync",
-                "--auth=trust",
-                "--username=postgres",
-                "--encoding=UTF8",
-                "--locale=C",
-            ]);
-            run(user.apply(initdb.arg("--pgdata").arg(folder)).current_dir("/"))
-        })
-    }
-}
 
 /// How a cluster is started. See [`PgCluster::builder`].
 #[derive(Debug, Clone)]
@@ -112,7 +20,7 @@ pub struct PgClusterBuilder {
 }
 
 impl PgClusterBuilder {
-    /// The programs to run; the newest installed ones by default.
+    /// The programs to run; those of [`PgBinaries::find`] by default.
     #[must_use]
     pub fn binaries(mut self, binaries: PgBinaries) -> Self {
         self.binaries = Some(binaries);
@@ -188,7 +96,7 @@ pub struct PgCluster {
 }
 
 impl PgCluster {
-    /// One of the newest installed version, with logical decoding on and fsync off.
+    /// One of the newest version that the system has, with logical decoding on and fsync off.
     ///
     /// # Errors
     /// See [`PgClusterBuilder::start`].
@@ -334,7 +242,7 @@ impl PgCluster {
     async fn spawn(&mut self, folder: &TempFolder) -> io::Result<()> {
         let log_path = folder.path().join("log");
         let log = File::options().create(true).append(true).open(&log_path)?;
-        let mut command = Command::new(self.binaries.dir.join("postgres"));
+        let mut command = Command::new(self.binaries.dir().join("postgres"));
         command
             .arg("-D")
             .arg(folder.path().join("data"))
@@ -378,7 +286,7 @@ pub(crate) async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> 
     Ok(client)
 }
 
-fn run(command: &mut Command) -> io::Result<()> {
+pub(super) fn run(command: &mut Command) -> io::Result<()> {
     let Output { status, stderr, .. } = command.output()?;
     if status.success() {
         return Ok(());
