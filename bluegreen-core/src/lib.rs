@@ -17,6 +17,7 @@ pub mod report;
 pub mod spec;
 pub mod status;
 pub mod time;
+mod url;
 
 pub use builder::{MigrationBuilder, Unset};
 pub use error::{Error, Kind, Remedy, Result};

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::judge::Limits;
 use crate::model::{Color, Endpoint};
-use crate::provider::{Record, Target};
+use crate::provider::{Record, Target, is_name};
+pub use crate::url::check_url;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -248,14 +249,20 @@ impl Spec {
             ));
         }
         for (color, environment) in [(Color::Blue, &self.blue), (Color::Green, &self.green)] {
-            if let Some(url) = &environment.url
-                && !(url.starts_with("http://") || url.starts_with("https://"))
+            if let Some(Err(why)) = environment.url.as_deref().map(check_url) {
+                return wrong(format!("{color}'s url {why}"));
+            }
+            if let Some(Target::Name(name)) = &environment.target
+                && !is_name(name)
             {
-                return wrong(format!("{color}'s url {url:?} must begin with http:// or https://"));
+                return wrong(format!("{color}'s target {name:?} is no DNS name, and no address"));
             }
             if environment.target.as_ref().is_some_and(|t| t.kinds().is_empty()) {
                 return wrong(format!("{color}'s target has no address: give at least one, or a name"));
             }
+        }
+        if let Some(Err(why)) = self.production_url.as_deref().map(check_url) {
+            return wrong(format!("production_url {why}"));
         }
         if self.blue.url.is_some() && self.blue.url == self.green.url {
             return wrong("blue and green have the same url: give each environment's own address".into());
@@ -276,8 +283,11 @@ impl Spec {
             if record.zone.is_empty() || record.name.is_empty() {
                 return wrong("the record needs a zone and a name: \"example.com\" and \"app.example.com\"".into());
             }
-            let is_name = |e: &Environment| matches!(e.target, Some(Target::Name(_)));
-            if record.name == record.zone && (is_name(&self.blue) || is_name(&self.green)) {
+            if let Some(wrong_name) = [&record.zone, &record.name].into_iter().find(|name| !is_name(name)) {
+                return wrong(format!("the record's {wrong_name:?} is no DNS name"));
+            }
+            let is_alias = |e: &Environment| matches!(e.target, Some(Target::Name(_)));
+            if record.name == record.zone && (is_alias(&self.blue) || is_alias(&self.green)) {
                 return wrong(format!(
                     "{} is the apex of its zone, where no CNAME may stand: give addresses as targets",
                     record.name
@@ -300,6 +310,9 @@ impl Spec {
             ("patience", self.patience),
             ("step_deadline", self.step_deadline),
             ("ttl", self.ttl),
+            ("look", self.look),
+            ("watch", self.watch),
+            ("probe_deadline", self.probe_deadline),
         ] {
             if value > LONGEST {
                 return wrong(format!("{what} is longer than 10 years"));

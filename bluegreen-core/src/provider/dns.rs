@@ -112,6 +112,7 @@ impl Target {
             _ => vec![],
         };
         values.sort();
+        values.dedup();
         values
     }
 
@@ -553,7 +554,60 @@ pub(crate) fn weighted_sets(blue: &Target, green: &Target, ttl: u32) -> Vec<Reco
         .collect()
 }
 
+/// Whether a text can stand in a zone as a name: labels of letters, digits, `-` and `_`, none empty, none too long.
+pub(crate) fn is_name(text: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+    let text = text.strip_suffix('.').unwrap_or(text);
+    text.len() <= 253
+        && text
+            .split('.')
+            .all(|label| (1..=63).contains(&label.len()) && label.bytes().all(plain))
+}
+
 /// A duration in whole seconds, rounded up, as a TTL.
 pub(crate) fn ttl_seconds(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_labels_of_what_zones_hold() {
+        for name in [
+            "a",
+            "app.example.com",
+            "APP.example.com.",
+            "_bluegreen.app-1.example.com",
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        let long = "a".repeat(64);
+        let deep = "a.".repeat(127) + "com";
+        for name in [
+            "",
+            ".",
+            "a..b",
+            ".a",
+            "a..",
+            "*.example.com",
+            "a b",
+            "bücher.example",
+            &long,
+            &deep,
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_given_twice_is_one() {
+        let ip = std::net::Ipv4Addr::new(192, 0, 2, 1);
+        let target = Target::Addresses {
+            v4: vec![ip, ip],
+            v6: vec![],
+        };
+        assert_eq!(target.values(RecordKind::A), ["192.0.2.1"]);
+    }
 }

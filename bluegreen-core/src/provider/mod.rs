@@ -19,7 +19,7 @@ mod null;
 mod probe;
 mod replicator;
 
-pub(crate) use dns::{ttl_seconds, weighted_sets};
+pub(crate) use dns::{is_name, ttl_seconds, weighted_sets};
 
 pub use dns::{
     Answer, Applied, AuthorityAnswer, ChangePlan, ChangeStatus, DnsCapabilities, DnsProvider, Intent, Receipt, Record,

@@ -45,6 +45,10 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
     };
     let whole = file.migration.span();
     let migration = file.migration.into_inner();
+    if migration.journal.get_ref().is_empty() {
+        let what = "journal is empty: expected a file's path such as \"shop.journal\"";
+        return Err(Fault::at(migration.journal.span(), what));
+    }
     let (blue, blue_database) = side("blue", file.blue, &reader)?;
     let (green, green_database) = side("green", file.green, &reader)?;
     let mut spec = Spec::new(migration.name.get_ref().clone(), blue.place, green.place);
@@ -64,6 +68,9 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
         return Err(Fault::at(whole, what));
     }
     let gate = gate(file.gate, &reader, databases.as_ref(), &whole)?;
+    if let Some(url) = &migration.production_url {
+        check_url("production_url", url)?;
+    }
     settings(&migration, &mut spec);
     if dns.is_some() && databases.is_some() && spec.write_path.is_none() {
         let what = "write_path is missing: users reach green before its database is the writer; expected \
@@ -125,7 +132,7 @@ fn side(name: &str, table: Key<raw::Side>, reader: &Reader<'_>) -> Result<(Side,
     let side = table.into_inner();
     let mut place = Place::none();
     if let Some(url) = side.url {
-        check_url(&url)?;
+        check_url("url", &url)?;
         place.url = Some(url.into_inner());
     } else if let Some(path) = side.health.first() {
         return Err(Fault::at(
@@ -182,18 +189,8 @@ fn side(name: &str, table: Key<raw::Side>, reader: &Reader<'_>) -> Result<(Side,
     Ok((Side { place, at: Some(at) }, database))
 }
 
-pub(super) fn check_url(url: &Spanned<String>) -> Result<(), Fault> {
-    let text = url.get_ref();
-    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    match host {
-        Some(host) if !host.is_empty() && !host.starts_with(['/', ':']) && !text.contains(char::is_whitespace) => {
-            Ok(())
-        }
-        _ => Err(Fault::at(
-            url.span(),
-            format!("url: {text:?} is no address of an application: expected http://host[:port] or https://.."),
-        )),
-    }
+pub(super) fn check_url(name: &str, url: &Spanned<String>) -> Result<(), Fault> {
+    bluegreen_core::spec::check_url(url.get_ref()).map_err(|why| Fault::at(url.span(), format!("{name} {why}")))
 }
 
 fn probe(table: Key<raw::Probe>, reader: &Reader<'_>, spec: &mut Spec) -> Result<Probe, Fault> {

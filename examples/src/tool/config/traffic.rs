@@ -40,8 +40,10 @@ pub(super) fn target(targets: Spanned<raw::Targets>) -> Result<Target, Fault> {
 /// A full host name, and not a mistyped address: its last label is no number.
 fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
-    text.contains('.') && text.chars().all(plain) && !last.is_empty() && last.parse::<u32>().is_err()
+    let mut labels = text.strip_suffix('.').unwrap_or(text).rsplit('.');
+    let last = labels.clone().next().unwrap_or_default();
+    let sized = labels.all(|label| (1..=63).contains(&label.len()));
+    text.contains('.') && text.len() < 254 && text.chars().all(plain) && sized && last.parse::<u32>().is_err()
 }
 
 pub(super) fn dns(table: Spanned<raw::Dns>, reader: &Reader<'_>, spec: &mut Spec) -> Result<Option<Dns>, Fault> {
@@ -62,10 +64,7 @@ pub(super) fn dns(table: Spanned<raw::Dns>, reader: &Reader<'_>, spec: &mut Spec
         )),
     };
     let api = match &table.api {
-        Some(api) => check_url(api).map(|()| api.get_ref().clone()).map_err(|fault| Fault {
-            what: fault.what.replace("url:", "api:").replace("an application", "an API"),
-            ..fault
-        })?,
+        Some(api) => check_url("api", api).map(|()| api.get_ref().clone())?,
         None => needed(None, "api", "\"http://127.0.0.1:8081\"")?,
     };
     let key = Sources {
@@ -83,11 +82,8 @@ pub(super) fn dns(table: Spanned<raw::Dns>, reader: &Reader<'_>, spec: &mut Spec
     let zone = needed(table.zone, "zone", "\"example.com\"")?;
     let record_at = table.record.as_ref().map(Spanned::span);
     let record = needed(table.record, "record", "\"app.example.com\"")?;
-    if record != zone
-        && !record
-            .trim_end_matches('.')
-            .ends_with(&format!(".{}", zone.trim_end_matches('.')))
-    {
+    let plain = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+    if plain(&record) != plain(&zone) && !plain(&record).ends_with(&format!(".{}", plain(&zone))) {
         let what = format!("record: {record} is not in the zone {zone}: expected a full name that ends with .{zone}");
         return Err(Fault { at: record_at, what });
     }
