@@ -97,6 +97,96 @@ fn a_secret_may_come_from_a_file() {
     assert_eq!(config.dns.unwrap().key.reveal(), "s3cret-key");
 }
 
+/// Put under the wrong key, or without what it needs around it, a secret is still none of anybody's business.
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let cases = [
+        (
+            "key_env = \"PDNS_KEY\"",
+            "key_env = \"s3cret-key\"",
+            "key_env holds no variable's name",
+        ),
+        (
+            "key_env = \"PDNS_KEY\"",
+            "key = [\"s3cret\"]",
+            "expected a text in quotes",
+        ),
+        ("key_env = \"PDNS_KEY\"", "key = 5312301", "expected a text in quotes"),
+        (
+            "database_env = \"GREEN_DATABASE\"",
+            "database_env = \"postgres://u:s3cret@h/d\"",
+            "database_env holds no variable's name",
+        ),
+        (
+            "database_env = \"GREEN_DATABASE\"",
+            "database_file = \"postgres://u:s3cret@h/d\"",
+            "database_file holds no path",
+        ),
+        (
+            "database_env = \"GREEN_DATABASE\"",
+            "database = [\"postgres://u:s3cret@h/d\"]",
+            "expected a text in quotes",
+        ),
+        (
+            "database_env = \"GREEN_DATABASE\"",
+            "database = \"postgres://u:p?s3cret=1@h/d\"\ndatabase_from_peer = \"x\"",
+            "database_from_peer",
+        ),
+        (
+            "database_env = \"GREEN_DATABASE\"",
+            "database = \"postgres://u:s3cret@h:99999/d\"",
+            "port",
+        ),
+        (
+            "admin = [\"host",
+            "admin = [5, \"s3cret host",
+            "expected texts in quotes",
+        ),
+        (
+            "url = \"https://green.shop.internal\"",
+            "url = \"https//u:s3cret@green\"",
+            "holds a user or a password",
+        ),
+        (
+            "api = \"https://dns.shop.internal:8081\"",
+            "api = \"https://u:s3cret@dns\"",
+            "api holds a user or a password",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        let text = example();
+        assert!(text.contains(from), "{from}");
+        let said = parse(&text.replacen(from, to, 1)).map(|_| ()).unwrap_err();
+        assert!(said.contains(expected) && said.contains(", line "), "{to}: {said}");
+        assert!(!said.contains("5312301"), "{said}");
+    }
+}
+
+#[test]
+fn one_console_needs_no_list() {
+    let text = example().replace(
+        "admin = [\"host=127.0.0.1 port=6432 user=admin dbname=pgbouncer\"]",
+        "admin = \"postgres://admin:s3cret@127.0.0.1:6432/pgbouncer\"",
+    );
+    let config = parse(&text).unwrap();
+    assert!(matches!(config.gate, Gate::PgBouncer { instances, .. } if instances.len() == 1));
+}
+
+#[test]
+fn names_may_have_any_case_and_a_dot_at_their_end() {
+    for (zone, record) in [
+        ("Example.COM", "shop.example.com"),
+        ("example.com.", "Shop.Example.com"),
+        ("example.com", "example.com."),
+    ] {
+        let text = example()
+            .replace("zone = \"example.com\"", &format!("zone = \"{zone}\""))
+            .replace("record = \"shop.example.com\"", &format!("record = \"{record}\""));
+        let spec = parse(&text).unwrap().spec;
+        assert_eq!(spec.record.unwrap().zone, "example.com", "{zone} {record}");
+    }
+}
+
 /// A change of the example, and what must be said about it: the line's own text, and parts of the sentence.
 #[test]
 fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
@@ -115,6 +205,8 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
         ("steps = [10, 50, 100]", "steps = \"all\"", &["sequence|array"]),
         ("bake = \"15m\"", "bake = \"15\"", &["15s"]),
         ("bake = \"15m\"", "bake = 15", &["no unit", "15m"]),
+        ("bake = \"15m\"", "bake = -15", &["no unit", "\"15m\""]),
+        ("journal = \"shop.journal\"", "journal = \"\"", &["journal is empty"]),
         (
             "bake = \"15m\"",
             "bakes = \"15m\"",
@@ -191,6 +283,21 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
             &["no path"],
         ),
         ("[verify]", "[verify", &["verify|bracket|unclosed"]),
+        (
+            "url = \"https://green.shop.internal\"",
+            "url = \"https://green.shop.internal:84430\"",
+            &["no port"],
+        ),
+        (
+            "hold = \"48h\"",
+            "hold = \"48h\"\nproduction_url = \"shop.example.com\"",
+            &["production_url", "http://"],
+        ),
+        (
+            "target = [\"192.0.2.20\", \"2001:db8::20\"]",
+            "target = \"green..example.net\"",
+            &["green..example.net", "full name"],
+        ),
     ];
     for (from, to, expected) in cases {
         let text = example();

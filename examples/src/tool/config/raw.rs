@@ -60,9 +60,11 @@ pub(super) struct Side {
     #[serde(default)]
     pub(super) health: Vec<Spanned<String>>,
     pub(super) target: Key<Targets>,
+    #[serde(default, deserialize_with = "secret")]
     pub(super) database: Key<String>,
     pub(super) database_env: Key<String>,
     pub(super) database_file: Key<String>,
+    #[serde(default, deserialize_with = "secret")]
     pub(super) database_from_peer: Key<String>,
     pub(super) database_from_peer_env: Key<String>,
     pub(super) database_from_peer_file: Key<String>,
@@ -87,6 +89,7 @@ pub(super) enum Stickiness {
 pub(super) struct Dns {
     pub(super) provider: Spanned<DnsKind>,
     pub(super) api: Key<String>,
+    #[serde(default, deserialize_with = "secret")]
     pub(super) key: Key<String>,
     pub(super) key_env: Key<String>,
     pub(super) key_file: Key<String>,
@@ -115,7 +118,8 @@ pub(super) enum GateKind {
 #[serde(deny_unknown_fields)]
 pub(super) struct Gate {
     pub(super) kind: Spanned<GateKind>,
-    pub(super) admin: Option<Spanned<Vec<String>>>,
+    #[serde(default, deserialize_with = "secrets")]
+    pub(super) admin: Key<Vec<String>>,
     pub(super) admin_env: Key<String>,
     pub(super) admin_file: Key<String>,
     pub(super) config: Key<Targets>,
@@ -176,6 +180,37 @@ pub(super) struct Hooks {
     pub(super) decommission: Key<String>,
 }
 
+/// A text that may be a secret: what stands there instead is not repeated, as a complaint of the parser's would.
+fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Key<String>, D::Error> {
+    let value = Spanned::<toml::Value>::deserialize(d)?;
+    match (value.span(), value.into_inner()) {
+        (at, toml::Value::String(text)) => Ok(Some(Spanned::new(at, text))),
+        _ => Err(D::Error::custom("expected a text in quotes")),
+    }
+}
+
+/// One such text or several.
+fn secrets<'de, D: Deserializer<'de>>(d: D) -> Result<Key<Vec<String>>, D::Error> {
+    let value = Spanned::<toml::Value>::deserialize(d)?;
+    let (at, value) = (value.span(), value.into_inner());
+    let all = match value {
+        toml::Value::Array(all) => all,
+        one => vec![one],
+    };
+    let texts: Option<Vec<String>> = all
+        .into_iter()
+        .map(|text| {
+            if let toml::Value::String(text) = text {
+                Some(text)
+            } else {
+                None
+            }
+        })
+        .collect();
+    let texts = texts.ok_or_else(|| D::Error::custom("expected texts in quotes: [\"..\", \"..\"]"))?;
+    Ok(Some(Spanned::new(at, texts)))
+}
+
 /// A length of time: `"15m"`.
 #[derive(Clone, Copy)]
 pub(super) struct Length(pub(super) Duration);
@@ -192,8 +227,9 @@ impl<'de> Deserialize<'de> for Length {
                 parse_duration(text).map(Length).map_err(E::custom)
             }
             fn visit_i64<E: Error>(self, n: i64) -> Result<Length, E> {
+                let number = n.unsigned_abs();
                 Err(E::custom(format!(
-                    "{n} has no unit: expected a length of time such as \"{n}s\" or \"{n}m\""
+                    "{n} has no unit: expected a length of time such as \"{number}s\" or \"{number}m\""
                 )))
             }
         }

@@ -51,6 +51,14 @@ impl Sources {
             (plain.span(), plain.into_inner())
         } else if let Some(env) = env {
             let variable = env.get_ref();
+            // What is no variable's name may be the secret itself, put under the wrong key.
+            if variable.is_empty() || !variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                let what = format!(
+                    "{name}_env holds no variable's name: expected one such as \"{}\"",
+                    name.to_uppercase()
+                );
+                return Err(Fault::at(env.span(), what));
+            }
             let text = environment(variable).ok_or_else(|| {
                 Fault::at(
                     env.span(),
@@ -59,6 +67,10 @@ impl Sources {
             })?;
             (env.span(), text)
         } else if let Some(file) = file {
+            if file.get_ref().contains("://") {
+                let what = format!("{name}_file holds no path: expected that of a file with the {name} in it");
+                return Err(Fault::at(file.span(), what));
+            }
             let path = folder.join(file.get_ref());
             let text = std::fs::read_to_string(&path).map_err(|e| {
                 let what = format!("{name}_file: {} cannot be read: {e}", path.display());
