@@ -1,10 +1,13 @@
 //! Commands of the file, run by a shell: what green must pass, what deploys it, what takes blue away.
 
 use bluegreen_core::duration::format_duration;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// One command, where it runs and what it is told.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ impl Shell {
         } = self;
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(&command).current_dir(&folder).kill_on_drop(true);
+        // A group of its own: an interrupt at the terminal is for us, and a command that takes too long ends with its children.
+        shell.process_group(0);
         shell.stdin(Stdio::null()).stdout(Stdio::from(std::io::stderr()));
         if let Some(url) = base_url {
             shell.env("BASE_URL", url);
@@ -46,8 +51,7 @@ impl Shell {
                 Ok(ended) => ended,
                 Err(_) => {
                     let limit = format_duration(limit);
-                    child
-                        .kill()
+                    end(&mut child)
                         .await
                         .map_err(|e| format!("{command:?} took longer than {limit} and could not be killed: {e}"))?;
                     return Err(format!("{command:?} took longer than {limit} and was killed"));
@@ -60,6 +64,15 @@ impl Shell {
             Err(e) => Err(format!("{command:?} could not be waited for: {e}")),
         }
     }
+}
+
+/// Kills a command and what it started.
+async fn end(shell: &mut Child) -> io::Result<()> {
+    // None when it has ended and was waited for.
+    if let Some(group) = shell.id().and_then(|id| i32::try_from(id).ok()) {
+        killpg(Pid::from_raw(group), Signal::SIGKILL)?;
+    }
+    shell.wait().await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -96,5 +109,27 @@ mod tests {
         };
         let failed = slow.run().await.unwrap_err();
         assert!(failed.contains("took longer than 100ms and was killed"), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn what_it_started_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = Shell {
+            timeout: Some(Duration::from_millis(500)),
+            folder: folder.path().into(),
+            ..shell("sleep 600 & echo $! > child; wait")
+        };
+        slow.run().await.unwrap_err();
+        let child = std::fs::read_to_string(folder.path().join("child")).unwrap();
+        let stat = format!("/proc/{}/stat", child.trim());
+        // Who is left of its ancestors may take a while to bury it.
+        let lives = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        for _ in 0..500 {
+            if !lives() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it outlives the command that started it");
     }
 }

@@ -3,7 +3,7 @@
 
 pub mod world;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -100,6 +100,13 @@ impl Tool {
         Running(command.spawn().unwrap())
     }
 
+    /// The same in a process group of its own, as a terminal does it.
+    pub fn start_in_group(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command(arguments);
+        command.envs(self.envs.iter().cloned()).process_group(0);
+        Running(command.spawn().unwrap())
+    }
+
     pub async fn run(&self, command: &str) -> Said {
         self.run_with(&[command]).await
     }
@@ -126,6 +133,12 @@ impl Running {
     pub fn signal(&self, signal: Signal) {
         let pid = self.0.id().expect("it has not been waited for");
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
+    /// Sends a signal to everybody in its group.
+    pub fn signal_group(&self, signal: Signal) {
+        let pid = self.0.id().expect("it has not been waited for");
+        killpg(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
     /// What it prints, a line at a time; then [`end`](Self::end) has none of it.
