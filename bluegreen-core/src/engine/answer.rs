@@ -12,6 +12,8 @@ use futures::future::{Either, select};
 use std::time::Duration;
 
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// However long the other side asks us to stay away, it is looked again after so long.
+const MAX_AWAY: Duration = Duration::from_secs(3600);
 
 impl Engine {
     /// Asks a step for the next bit of it, for a bounded time: every step may be asked again.
@@ -57,6 +59,7 @@ impl Engine {
             Ok(Progress::Note(note)) => return self.note(step, note).await,
             Ok(Progress::Wait { until, why }) => Body::Waiting { step, until, why },
             Ok(Progress::Look { after, what }) => {
+                self.live.lock().answered = true;
                 let again = now + after;
                 self.events.send(|| Event::Looked { step, what, again });
                 return Ok(Turn::At(again));
@@ -65,7 +68,10 @@ impl Engine {
             Ok(Progress::GiveUp(why)) => self.give_up(step, why, undoing),
             Err(error) => match error.remedy() {
                 Remedy::Retry(after) => {
-                    let attempt = self.state.step(step).attempts + 1;
+                    // A look is not durable, but it is an answer: what failed before it is another row.
+                    let answered = std::mem::take(&mut self.live.lock().answered);
+                    let before = if answered { 0 } else { self.state.step(step).attempts };
+                    let attempt = before + 1;
                     if attempt > self.spec.retries {
                         self.give_up(step, format!("{error} (tried {attempt} times)"), undoing)
                     } else {
@@ -74,7 +80,7 @@ impl Engine {
                             .look
                             .saturating_mul(1 << (attempt - 1).min(6))
                             .min(MAX_BACKOFF);
-                        let until = now + after.unwrap_or(Duration::ZERO).max(backoff);
+                        let until = now + after.unwrap_or(Duration::ZERO).min(MAX_AWAY).max(backoff);
                         Body::Retrying {
                             step,
                             attempt,

@@ -159,6 +159,19 @@ pub(crate) async fn examine(cx: &Context<'_>) -> Result<Vec<Finding>> {
             "bring blue in order, or correct its url and health paths",
         ));
     }
+    // What deploys green has not run yet; without it, an address that is wrong is better known before anything changes.
+    if cx.with.deploy.is_none()
+        && let Some(ill) = cx.probe(Color::Green).await?
+    {
+        let why = "without a deploy hook green must be up before the migration begins";
+        let mend = "bring green in order, correct its url and health paths, or give a deploy hook";
+        findings.push(blocks("green-ill", ill, why, mend));
+    }
+    if let Some(ill) = cx.check(&cx.spec.production_endpoints(Color::Blue), None).await? {
+        let why = "it is asked after the cut-over, when it could no longer be corrected";
+        let mend = "correct production_url: it must lead to production from here";
+        findings.push(blocks("production-ill", ill, why, mend));
+    }
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.id.cmp(&b.id)));
     Ok(findings)
 }

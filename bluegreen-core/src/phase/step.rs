@@ -112,6 +112,8 @@ pub(crate) struct Forgettable {
     pub(crate) record_read: Option<Timestamp>,
     /// Whether no gate or fence of an earlier attempt can still be in place.
     pub(crate) settled: bool,
+    /// Whether a step has answered since one last failed: the next failure begins a new row.
+    pub(crate) answered: bool,
     /// Judgements in a row that failed, and the request count of the last one.
     pub(crate) failures: (u32, u64),
 }
