@@ -83,6 +83,11 @@ async fn it_runs_to_its_end_and_leaves_a_plain_record() {
     );
     let again = w.tool.run("run").await;
     assert_eq!(code(&again), 0, "what is over stays over: {again:?}");
+    let looked = w.tool.run("preflight").await;
+    assert!(
+        looked.code == Some(2) && looked.errors.contains("has begun"),
+        "{looked:?}"
+    );
     let late = w.tool.run("abort").await;
     assert!(
         late.code == Some(2) && late.errors.contains("the migration is over"),
@@ -171,6 +176,27 @@ async fn an_interrupt_stops_it_and_run_goes_on() {
     );
 }
 
+/// At a terminal an interrupt goes to everybody in the foreground, and a command that it ended would have failed.
+#[tokio::test]
+async fn an_interrupt_at_the_terminal_lets_a_command_come_to_its_end() {
+    let Some(mut w) = world("kind = \"at-once\"").await else {
+        return;
+    };
+    w.tool
+        .append("[verify]\ncommands = [\"touch began; while [ ! -e go ]; do sleep 0.05; done; touch whole\"]\n");
+    let running = w.tool.start_in_group(&["run"]);
+    while !w.tool.path("began").exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running.signal_group(nix::sys::signal::Signal::SIGINT);
+    std::fs::write(w.tool.path("go"), "").unwrap();
+    let stopped = running.end().await;
+    assert_eq!(code(&stopped), 4, "{stopped:?}");
+    assert!(w.tool.path("whole").exists());
+    let ran = w.tool.run("run").await;
+    assert_eq!(code(&ran), 0, "{ran:?}");
+}
+
 #[tokio::test]
 async fn a_command_that_fails_unwinds_it() {
     let Some(mut w) = world("kind = \"at-once\"").await else {
@@ -217,6 +243,16 @@ async fn what_is_in_the_way_is_said_and_nothing_is_touched() {
             "correct its url and health paths",
         ),
         (
+            "[green]\nurl = \"http://",
+            "[green]\nurl = \"http://127.0.0.1:1/",
+            "or give a deploy hook",
+        ),
+        (
+            "hold = \"1s\"",
+            "hold = \"1s\"\nproduction_url = \"http://127.0.0.1:1\"",
+            "correct production_url",
+        ),
+        (
             "api = \"http://127.0.0.1:",
             "api = \"http://127.0.0.4:",
             "is the API's address right",
@@ -231,6 +267,17 @@ async fn what_is_in_the_way_is_said_and_nothing_is_touched() {
             assert!(ran.text.contains(mend), "{to}: {ran:?}");
         }
         assert!(!w.tool.path("app.journal").exists());
+    }
+    // A journal that could not be kept.
+    std::fs::write(w.tool.path("file"), "").unwrap();
+    for (journal, mend) in [
+        (".", "name a file, not a folder"),
+        ("nowhere/app.journal", "the folder it is in must be there"),
+        ("file/app.journal", "is a file and no folder"),
+    ] {
+        w.tool.write(&whole.replacen("app.journal", journal, 1));
+        let ran = w.tool.run("run").await;
+        assert!(ran.code == Some(2) && ran.errors.contains(mend), "{journal}: {ran:?}");
     }
     w.tool.write(&whole);
     let gone = serde_json::json!({"name": "app.example.com.", "type": "A", "changetype": "DELETE"});

@@ -106,7 +106,17 @@ pub(super) fn failed(operation: &str, path: &Path, source: io::Error) -> Error {
         io::ErrorKind::NotFound => Kind::NotFound,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::PermissionDenied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted => Kind::Unavailable,
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => Kind::InvalidInput,
         _ => Kind::Unexpected,
     };
-    Error::new(kind, operation, format!("{}: {source}", path.display())).because(source)
+    let mend = match source.kind() {
+        io::ErrorKind::NotFound => ": the folder it is in must be there",
+        io::ErrorKind::PermissionDenied => ": be the user who began it, and one who may write in its folder",
+        io::ErrorKind::ReadOnlyFilesystem => ": keep it on a disk that can be written",
+        io::ErrorKind::IsADirectory => ": name a file, not a folder",
+        io::ErrorKind::NotADirectory => ": a part of its path is a file and no folder",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": make room",
+        _ => "",
+    };
+    Error::new(kind, operation, format!("{}: {source}{mend}", path.display())).because(source)
 }

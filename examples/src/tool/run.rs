@@ -4,7 +4,7 @@ use super::config::{Config, ConfigError};
 use super::render::{Lines, Out};
 use super::wire::{ReadJournal, migration};
 use bluegreen_core::{
-    Entry, Error, Event, FileJournal, Finding, Journal, Kind, Migration, Outcome, Severity, Signal, Status,
+    Body, Entry, Error, Event, FileJournal, Finding, Journal, Kind, Migration, Note, Outcome, Severity, Signal, Status,
 };
 use clap::{Parser, Subcommand};
 use futures::{FutureExt, StreamExt};
@@ -158,8 +158,21 @@ fn plan(on: &On) -> Result<Ended, Stopped> {
 
 async fn preflight(on: &On) -> Result<Ended, Stopped> {
     let config = on.load()?;
-    let migration = migration(&config, ReadJournal(config.journal.clone()))?;
-    let findings = migration.preflight().await?;
+    let looker = ReadJournal(config.journal.clone());
+    let checked = |entry: &Entry| {
+        matches!(
+            &entry.body,
+            Body::Noted {
+                note: Note::Checked { .. },
+                ..
+            }
+        )
+    };
+    if looker.load().await?.iter().any(checked) {
+        let why = "the migration has begun, and what it has made would be found in its way: see `bluegreen status`";
+        return Err(Error::invalid("preflight", why).into());
+    }
+    let findings = migration(&config, looker)?.preflight().await?;
     on.out().findings(&findings);
     Ok(if blocked(&findings) {
         Ended::HumanNeeded
@@ -178,8 +191,10 @@ async fn run(on: &On) -> Result<Ended, Stopped> {
     if looker.load().await?.is_empty() {
         // Before there is a journal, so that a file that was wrong can be corrected without a trace of it.
         let findings = migration(&config, looker)?.preflight().await?;
-        if blocked(&findings) {
+        if !findings.is_empty() {
             on.out().findings(&findings);
+        }
+        if blocked(&findings) {
             eprintln!("bluegreen: nothing was begun and nothing was changed: mend what blocks, then run it again");
             return Ok(Ended::HumanNeeded);
         }
