@@ -70,6 +70,13 @@ impl Conninfo {
                 "it names no host: add host=.. (a name, an address or a socket's folder)",
             ));
         }
+        let ports = all.get("port").map_or("", String::as_str).split(',');
+        if ports
+            .filter(|p| !p.is_empty())
+            .any(|p| !matches!(p.parse::<u16>(), Ok(1..)))
+        {
+            return Err(wrong("its port is no number from 1 to 65535"));
+        }
         Ok(Self { params: all, password })
     }
 
@@ -231,9 +238,11 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>> {
 
 fn parse_url(rest: &str) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
+    // As libpq reads it: a "?" before the "@" is the password's.
+    let at = rest[..rest.find('/').unwrap_or(rest.len())].rfind('@');
+    let (who, rest) = at.map_or(("", rest), |at| (&rest[..at], &rest[at + 1..]));
     let (main, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, path) = main.split_once('/').unwrap_or((main, ""));
-    let (who, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (hosts, path) = main.split_once('/').unwrap_or((main, ""));
     let (user, password) = who.split_once(':').unwrap_or((who, ""));
     let mut put = |key: &str, value: String| {
         if !value.is_empty() {
@@ -329,8 +338,25 @@ mod tests {
         let pairs = Conninfo::parse("host = '/var/run' user=u password='a \\'b' dbname=d").unwrap();
         assert_eq!((pairs.host(), pairs.password()), ("/var/run", Some("a 'b")));
         assert_eq!(Conninfo::parse(&pairs.with_password()).unwrap(), pairs);
+        let odd = Conninfo::parse("postgres://u:p?x=1@y@h/d?sslmode=disable").unwrap();
+        assert_eq!(
+            (odd.password(), odd.host(), odd.get("sslmode")),
+            (Some("p?x=1@y"), "h", Some("disable"))
+        );
         let v6 = Conninfo::parse("postgresql://u@[::1]:6000").unwrap();
         assert_eq!((v6.host(), v6.port(), v6.dbname()), ("::1", 6000, "u"));
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_not_another_one() {
+        for text in [
+            "postgres://u@h:64320000/d",
+            "host=h user=u port=x",
+            "host=a,b user=u port=5432,0",
+        ] {
+            let said = Conninfo::parse(text).unwrap_err().to_string();
+            assert!(said.contains("port"), "{text}: {said}");
+        }
     }
 
     #[test]
