@@ -98,7 +98,27 @@ pub(crate) async fn may_execute(client: &impl GenericClient, function: &str) -> 
     Ok(row.get(0))
 }
 
-/// Whether we may change the setting, which only superusers may by default.
+/// Whether we were given the right to change a setting that only superusers may by default; there is none before 15.
+pub(crate) async fn may_set(client: &impl GenericClient, setting: &str) -> Result<bool> {
+    let doing = "look at our rights";
+    let known = client
+        .query_one(
+            "SELECT to_regprocedure('pg_catalog.has_parameter_privilege(text, text)') IS NOT NULL",
+            &[],
+        )
+        .await
+        .doing(doing)?;
+    if !known.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let row = client
+        .query_one("SELECT has_parameter_privilege($1::text, 'SET')", &[&setting])
+        .await
+        .doing(doing)?;
+    Ok(row.get(0))
+}
+
+/// Whether we may do everything.
 pub(crate) async fn is_superuser(client: &impl GenericClient) -> Result<bool> {
     let row = client
         .query_one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[])

@@ -55,6 +55,7 @@ impl PgReplicator {
             armed.sequences.set(&armed.to_writes, values),
         )?;
         tracing::debug!(elapsed = ?started.elapsed(), "hand over: sessions told to end");
+        told.everybody()?;
         writers::settle(&armed.from, &settings.name, told).await?;
         // Again, now that nobody can take a number any more.
         let (values, ()) = tokio::try_join!(armed.sequences.read(&armed.from_reads), async {

@@ -15,12 +15,17 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// Clients of this database that are not ours, and processes still starting up in it; those of the clients that `$3`
 /// lists (all, when it is null) are told to end. A session that is starting holds a lock on its database until it has
 /// read the database's settings and shows itself: without looking there, one that read the old settings could appear
-/// after we looked. `$1`: our application names; `$2`: only clients older than that.
-const PRESENT: &str = "SELECT pid, false, state IS DISTINCT FROM 'idle', \
-     CASE WHEN $3 IS NULL OR pid = ANY ($3) THEN pg_terminate_backend(pid) ELSE false END FROM pg_stat_activity \
-     WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() \
-     AND application_name <> ALL ($1) AND ($2 IS NULL OR backend_start < $2::timestamptz) \
-     UNION ALL SELECT l.pid, true, true, false \
+/// after we looked. The last column: a superuser's, which only a superuser may end; a managed service's own are no
+/// application's. `$1`: our application names; `$2`: only clients older than that.
+const PRESENT: &str = "SELECT a.pid, false, a.state IS DISTINCT FROM 'idle', \
+     CASE WHEN r.rolsuper AND NOT me.rolsuper THEN false \
+      WHEN $3 IS NULL OR a.pid = ANY ($3) THEN pg_terminate_backend(a.pid) ELSE false END, \
+     r.rolsuper AND NOT me.rolsuper \
+     FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid JOIN pg_roles me ON me.rolname = current_user \
+     WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() \
+     AND a.application_name <> ALL ($1) AND ($2 IS NULL OR a.backend_start < $2::timestamptz) \
+     AND (me.rolsuper OR r.rolname NOT IN ('rdsadmin', 'cloudsqladmin', 'cloudsqlagent', 'alloydbadmin', 'azuresu')) \
+     UNION ALL SELECT l.pid, true, true, false, false \
      FROM pg_locks l JOIN pg_database d ON d.oid = l.objid AND d.datname = current_database() \
      WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted \
      AND l.pid <> pg_backend_pid()";
@@ -169,8 +174,30 @@ pub(crate) async fn rehearse(session: &Session, migration: &str, dbname: &str) -
             .await
             .doing(doing)?;
     }
-    look(session, migration, &None, Some(&[])).await?;
-    Ok(())
+    let seen = look(session, migration, &None, Some(&[])).await?;
+    if is_closed(session).await? {
+        // A mirror: it is opened, and who comes there is not ended.
+        return Ok(());
+    }
+    all_can_be_ended(&seen.beyond)
+}
+
+/// A session that cannot be ended could write at the old writer after the new one was opened.
+fn all_can_be_ended(beyond: &[i32]) -> Result<()> {
+    if beyond.is_empty() {
+        return Ok(());
+    }
+    let pids: Vec<String> = beyond.iter().map(ToString::to_string).collect();
+    Err(fault(
+        Kind::Conflict,
+        "end the clients' sessions",
+        format!(
+            "superusers are connected, whom we may not end: pid {}. Let them disconnect, or a superuser end them: SELECT \
+             pg_terminate_backend({})",
+            pids.join(", "),
+            pids[0]
+        ),
+    ))
 }
 
 /// What one look saw.
@@ -178,6 +205,8 @@ struct Seen {
     /// Clients, and whether they are doing something.
     clients: HashMap<i32, bool>,
     starting: HashSet<i32>,
+    /// Clients that we may not end.
+    beyond: Vec<i32>,
 }
 
 async fn look(session: &Session, migration: &str, before: &Option<String>, only: Option<&[i32]>) -> Result<Seen> {
@@ -195,10 +224,13 @@ async fn look(session: &Session, migration: &str, before: &Option<String>, only:
     let mut seen = Seen {
         clients: HashMap::new(),
         starting: HashSet::new(),
+        beyond: Vec::new(),
     };
     for row in rows {
         if row.get(1) {
             seen.starting.insert(row.get(0));
+        } else if row.get(4) {
+            seen.beyond.push(row.get(0));
         } else {
             seen.clients.insert(row.get(0), row.get(2));
         }
@@ -220,6 +252,14 @@ pub(crate) struct Told {
     /// Who comes later reads the new settings; who was starting may not have: they are ended when they show themselves.
     starting: HashSet<i32>,
     before: Option<String>,
+    beyond: Vec<i32>,
+}
+
+impl Told {
+    /// Refuses to go on where there is somebody who could not be told.
+    pub(crate) fn everybody(&self) -> Result<()> {
+        all_can_be_ended(&self.beyond)
+    }
 }
 
 /// The first half of [`sweep`]: everybody is told.
@@ -229,6 +269,7 @@ pub(crate) async fn signal(session: &Session, migration: &str, before: Option<St
         ended: first.clients.into_keys().collect(),
         starting: first.starting,
         before,
+        beyond: first.beyond,
     })
 }
 
@@ -240,7 +281,11 @@ pub(crate) async fn settle(session: &Session, migration: &str, told: Told) -> Re
         mut ended,
         mut starting,
         before,
+        beyond,
     } = told;
+    if !beyond.is_empty() {
+        tracing::warn!(?beyond, "superusers' sessions go on: we may not end them");
+    }
     // A client that is ended because it cannot write does no harm while it goes.
     if starting.is_empty() && (ended.is_empty() || before.is_some()) {
         return Ok(());

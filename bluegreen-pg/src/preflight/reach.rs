@@ -1,6 +1,7 @@
 //! Whether everybody reaches everybody: we both sides, each server the other, and that they are two.
 
 use super::Look;
+use crate::catalog;
 use crate::connect::Settings;
 use crate::error::{describe, fault};
 use crate::ident::{ident, literal, mirror_name};
@@ -128,8 +129,21 @@ async fn peer(look: &mut Look<'_>, follower: Color) -> Result<()> {
             } else {
                 "the mirror back, which keeps the way back open, is a subscription of blue's"
             },
+            if catalog::version(look.side(follower)).await? < 160_000 {
+                format!("at {follower}, where before version 16 only superusers may: ALTER ROLE {user} SUPERUSER;")
+            } else {
+                format!("at {follower}: GRANT pg_create_subscription TO {user};")
+            },
+        );
+    } else if code == Some(SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED) {
+        let user = ident(from.user());
+        look.blocks(
+            &format!("{follower}-needs-a-password"),
+            format!("{follower}'s subscription must come to {other} with a password: {said}"),
+            "who is no superuser may subscribe only with a password that the other server really asks for",
             format!(
-                "at {follower}: GRANT pg_create_subscription TO {user}; (16 and newer, with a password in the connection string) or ALTER ROLE {user} SUPERUSER;"
+                "give the password of {user} in {other}'s connection string; at {other}: ALTER ROLE {user} PASSWORD '...'; and in \
+                 its pg_hba.conf: host all {user} all scram-sha-256"
             ),
         );
     } else {

@@ -40,6 +40,12 @@ pub const LIVE: &str = "
 
 /// Everything, from the preflight to the clean-up, of a database that has the ledger and [`MORE`] at blue.
 pub async fn whole_move(pair: &Pair, replicator: &PgReplicator) {
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init()
+            .ok();
+    }
     let writers = Writers::start(pair, 4);
     let findings = replicator.preflight().await.unwrap();
     let blocking: Vec<_> = findings.iter().filter(|f| f.severity == Severity::Blocking).collect();
