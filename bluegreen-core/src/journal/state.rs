@@ -369,7 +369,13 @@ impl State {
             (Some(step), _) => {
                 let s = self.step(*step);
                 let retry = s.retry_at.map(|t| (t, "trying again".to_owned()));
-                match s.waiting.clone().or(retry).filter(|(until, _)| *until > now) {
+                let later = s
+                    .waiting
+                    .clone()
+                    .into_iter()
+                    .chain(retry)
+                    .max_by_key(|(until, _)| *until);
+                match later.filter(|(until, _)| *until > now) {
                     Some((until, why)) => Next::WaitUntil(until, why),
                     None if undoing => Next::Undo(*step),
                     None => Next::Advance(*step),

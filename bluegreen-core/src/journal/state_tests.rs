@@ -86,7 +86,14 @@ fn what_comes_next() {
         until: at(9),
         error: "e".into(),
     };
-    assert!(matches!(next([started(Prepare), retry], 8), Next::WaitUntil(t, _) if t == at(9)));
+    assert!(matches!(next([started(Prepare), retry.clone()], 8), Next::WaitUntil(t, _) if t == at(9)));
+    // A wait that is over hides no retry, or all tries are used up at once.
+    let over = Body::Waiting {
+        step: Prepare,
+        until: at(5),
+        why: "w".into(),
+    };
+    assert!(matches!(next([started(Prepare), over, retry], 8), Next::WaitUntil(t, _) if t == at(9)));
     let asked = Body::Asked {
         step: Prepare,
         why: "q".into(),
