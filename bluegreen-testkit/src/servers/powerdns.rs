@@ -2,6 +2,8 @@
 
 use super::files::TempFolder;
 use super::process::{ServerProcess, ServerUser, free_port};
+use crate::dns::ask;
+use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -124,8 +126,26 @@ impl PowerDnsServer {
         let name_server = format!("ns1.{}.", server.zone);
         let body = json!({"name": format!("{}.", server.zone), "kind": "Native", "nameservers": [name_server]});
         match server.request("POST", "/zones", Some(&body)).await? {
-            (201, _) => Ok(server),
+            (201, _) => {
+                server.answers().await?;
+                Ok(server)
+            }
             (status, text) => Err(io::Error::other(format!("the zone was not made: {status} {text}"))),
+        }
+    }
+
+    /// Its API comes before its DNS, which takes a moment more: no client should be the one to wait for it.
+    async fn answers(&self) -> io::Result<()> {
+        let since = Instant::now();
+        loop {
+            match ask(self.dns, &self.zone, RecordType::SOA, Duration::from_secs(1)).await {
+                Ok(reply) if !reply.answers.is_empty() => return Ok(()),
+                Err(error) if since.elapsed() > Duration::from_secs(30) => return Err(error),
+                Ok(reply) if since.elapsed() > Duration::from_secs(30) => {
+                    return Err(io::Error::other(format!("its zone is not served: {}", reply.code)));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
         }
     }
 
