@@ -10,8 +10,8 @@ use crate::marker;
 use crate::replicator::Context;
 use crate::sequences::Sequences;
 use crate::start::reverse;
-use crate::{mirror, slot, writers};
-use bluegreen_core::{Color, Direction, Kind, Position, Result};
+use crate::{drift, mirror, obstacles, slot, writers};
+use bluegreen_core::{Color, Direction, Forecast, Kind, Position, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Statement;
@@ -273,20 +273,34 @@ impl Mark {
 
 impl crate::replicator::PgReplicator {
     /// See `Replicator::arm`.
-    pub(crate) async fn arm_cutover(&self, to: Color) -> Result<()> {
+    pub(crate) async fn arm_cutover(&self, to: Color, budget: Duration) -> Result<Forecast> {
         let settings = &self.context.settings;
         let (forth, from) = (Direction::to(to), to.other());
-        self.round_trip(forth, Duration::from_secs(5)).await?;
+        let (writer, follower) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
+        // One that is as old as half of what a pause may take will hardly end within the other half.
+        let in_the_way = obstacles::older_than(&writer, &settings.name, budget / 2).await?;
+        if !in_the_way.is_empty() {
+            return Ok(Forecast {
+                expected: Duration::ZERO,
+                in_the_way,
+            });
+        }
+        drift::check(&writer, &follower).await?;
+        drop((writer, follower));
+        let travel = self.round_trip(forth, Duration::from_secs(5)).await?;
         // An advance of the old keeper's may still be under way at the server: the slot's own advance waits for it.
         self.keeper().take();
         self.ensure_way_back(to).await?;
         *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(forth), ARMED));
         let started = Instant::now();
         let mut armed = Box::pin(Armed::open(&self.context, to)).await?;
-        self.rehearse(&mut armed).await?;
+        let rehearsed = self.rehearse(&mut armed).await?;
         tracing::debug!(migration = %settings.name, %from, %to, elapsed = ?started.elapsed(), "armed");
         *self.armed.lock().await = Some(armed);
-        Ok(())
+        Ok(Forecast {
+            expected: travel + rehearsed,
+            in_the_way: vec![],
+        })
     }
 
     /// Publication and slot at `to`, and a subscription at the other side that does not run.

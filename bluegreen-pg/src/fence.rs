@@ -3,11 +3,14 @@
 use crate::armed::{Armed, Mark, Proof};
 use crate::error::{Doing, PgError, describe, fault};
 use crate::replicator::PgReplicator;
-use crate::{marker, mirror};
+use crate::{marker, mirror, obstacles};
 use bluegreen_core::{Color, Direction, Kind, Position, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+
+/// How long a rehearsal queues for the table lock.
+const REHEARSE_LOCK: Duration = Duration::from_millis(5);
 
 /// After so many questions without a yes, the worker is looked at as well.
 const LOOK_EVERY: u32 = 50;
@@ -70,11 +73,23 @@ impl PgReplicator {
         Ok(mark.position())
     }
 
-    /// Runs the pause's questions once, so that they are planned: it would fail now as it would then.
-    pub(crate) async fn rehearse(&self, armed: &mut Armed) -> Result<()> {
+    /// Runs the pause's questions once, so that they are planned: it would fail now as it would then. Tells how long what a
+    /// pause will do took.
+    pub(crate) async fn rehearse(&self, armed: &mut Armed) -> Result<Duration> {
         let soon = Instant::now() + Duration::from_secs(5);
         let color = armed.to.other();
         self.check(armed, Direction::from(color)).await?;
+        // A lock that is not had at once is let go at once: writers are not made to wait for a rehearsal.
+        let started = Instant::now();
+        let locked = armed.try_lock(REHEARSE_LOCK).await;
+        let locking = started.elapsed();
+        armed.unlock().await?;
+        if let Err(e) = locked
+            && e.code() != Some(&SqlState::LOCK_NOT_AVAILABLE)
+        {
+            return Err(PgError::from(e)).doing("rehearse the table lock");
+        }
+        let started = Instant::now();
         let moved = armed
             .from
             .query_one(&armed.statements.move_marker, &[&self.context.settings.name])
@@ -111,7 +126,8 @@ impl PgReplicator {
                 .doing("rehearse the guard")?;
         }
         let values = armed.sequences.read(&armed.from_reads).await?;
-        armed.sequences.set(&armed.to_writes, values).await
+        armed.sequences.set(&armed.to_writes, values).await?;
+        Ok(locking + started.elapsed())
     }
 
     async fn lock_all(&self, armed: &Armed, until: Instant, within: Duration) -> Result<()> {
@@ -135,7 +151,7 @@ impl PgReplicator {
             }
             tracing::debug!(tries, error = %describe(&error), "fence: not yet");
             if Instant::now() >= until {
-                let who = who_is_in_the_way(armed).await?;
+                let who = self.who_is_in_the_way(armed).await?;
                 return Err(fault(
                     Kind::Timeout,
                     "lock the tables",
@@ -145,6 +161,15 @@ impl PgReplicator {
             // Those who queued behind us get their turn, and two of us do not keep step.
             tokio::time::sleep(jitter().min(until.saturating_duration_since(Instant::now()))).await;
         }
+    }
+
+    async fn who_is_in_the_way(&self, armed: &Armed) -> Result<String> {
+        let who = obstacles::older_than(&armed.from_reads, &self.context.settings.name, Duration::ZERO).await?;
+        Ok(if who.is_empty() {
+            "nobody now".into()
+        } else {
+            who.join("; ")
+        })
     }
 
     /// What must hold before a proof means anything, read beside the wait for the lock.
@@ -322,28 +347,6 @@ pub(crate) async fn marker_round_trip(
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-/// Who holds a lock that conflicts with the fence's.
-async fn who_is_in_the_way(armed: &Armed) -> Result<String> {
-    let rows = armed
-        .from_reads
-        .query(
-            "SELECT DISTINCT format('pid %s of %s (%s) on %s', a.pid, coalesce(a.usename, a.backend_type), a.state, l.relation::regclass) \
-             FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_class c ON c.oid = l.relation \
-             WHERE l.granted AND l.locktype = 'relation' AND l.mode NOT IN ('AccessShareLock') AND c.relkind IN ('r', 'p') \
-             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-             AND c.relnamespace <> 'pg_catalog'::regnamespace AND a.pid <> pg_backend_pid() LIMIT 5",
-            &[],
-        )
-        .await
-        .doing("look who is in the way")?;
-    let who: Vec<String> = rows.iter().map(|r| r.get(0)).collect();
-    Ok(if who.is_empty() {
-        "nobody now".into()
-    } else {
-        who.join("; ")
-    })
 }
 
 /// 2 to 20 ms, from the clock's last digits.

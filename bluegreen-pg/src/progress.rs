@@ -1,6 +1,6 @@
 //! Work in the background and how far it is: what dies there is seen, never quiet.
 
-use bluegreen_core::{MirrorStatus, Progress, Result};
+use bluegreen_core::{Kind, MirrorStatus, Progress, Result};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     stage: Mutex<String>,
-    failed: Mutex<Option<String>>,
+    failed: Mutex<Option<(Kind, String)>>,
     copying: std::sync::atomic::AtomicBool,
     pub(crate) rows_done: AtomicU64,
     pub(crate) rows_total: AtomicU64,
@@ -74,7 +74,7 @@ impl Work {
         let task = tokio::spawn(async move {
             if let Err(e) = future.await {
                 tracing::error!(error = %e, "the mirror's background work failed");
-                *told.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string());
+                *told.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((e.kind(), e.to_string()));
             }
         });
         Self { report, task }
@@ -90,7 +90,7 @@ impl Work {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         match (finished, failed) {
-            (_, Some(error)) => Some(MirrorStatus::Failed(error)),
+            (_, Some((kind, why))) => Some(MirrorStatus::Failed { kind, why }),
             (false, None) => Some(self.report.status()),
             (true, None) => None,
         }

@@ -6,7 +6,7 @@ use crate::keeper::Keeper;
 use crate::progress::Work;
 use crate::status::Watch;
 use async_trait::async_trait;
-use bluegreen_core::{Color, Direction, Finding, MirrorStatus, Position, Replicator, Result};
+use bluegreen_core::{Color, Direction, Finding, Forecast, MirrorStatus, Position, Replicator, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -223,8 +223,8 @@ impl Replicator for PgReplicator {
         self.mirror_status(direction).await
     }
 
-    async fn arm(&self, to: Color) -> Result<()> {
-        self.arm_cutover(to).await
+    async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
+        self.arm_cutover(to, budget).await
     }
 
     async fn fence(&self, color: Color, within: Duration) -> Result<Position> {

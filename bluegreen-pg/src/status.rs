@@ -5,8 +5,9 @@ use crate::error::Doing;
 use crate::fence::marker_round_trip;
 use crate::marker::{self, Stage};
 use crate::replicator::PgReplicator;
-use crate::{mirror, slot};
-use bluegreen_core::{Direction, Lag, MirrorStatus, Result};
+use crate::stuck::{self, Stuck};
+use crate::{drift, mirror, slot};
+use bluegreen_core::{Direction, Kind, Lag, MirrorStatus, Result};
 use std::time::{Duration, Instant};
 
 /// A worker that is restarted by the server is back within this (its retry interval is 5 s by default).
@@ -14,6 +15,10 @@ const WORKER_GRACE: Duration = Duration::from_secs(20);
 
 /// How long a look waits for the marker; a mirror that is slower is behind, not ill.
 const MARKER_WITHIN: Duration = Duration::from_millis(250);
+
+/// How often the schemas are compared: every change of them is seen before anything rests on it, since a cut-over compares
+/// them too.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// So many new errors of the apply worker without a change getting through mean that it will not mend itself.
 const ERRORS: i64 = 3;
@@ -27,6 +32,8 @@ pub(crate) struct Watch {
     missing: Option<Instant>,
     /// The worker's errors when a change last got through.
     errors: i64,
+    /// When the schemas were last compared.
+    compared: Option<Instant>,
     time: Option<Duration>,
 }
 
@@ -42,9 +49,12 @@ impl PgReplicator {
             Some(w) if !w.origin.is_closed() && !w.follower.is_closed() => w,
             _ => self.watch_anew(direction).await?,
         };
-        // Put back only after a look that worked: a broken session is not used again.
         let status = self.look(direction, &mut watch).await?;
-        all.insert(direction, watch);
+        // Put back only after a look that worked: a broken session is not used again, and what was counted up to a failure does
+        // not count against what somebody mended.
+        if !matches!(status, MirrorStatus::Failed { .. }) {
+            all.insert(direction, watch);
+        }
         Ok(status)
     }
 
@@ -60,6 +70,7 @@ impl PgReplicator {
             follower,
             missing: None,
             errors,
+            compared: None,
             time: None,
         })
     }
@@ -70,7 +81,10 @@ impl PgReplicator {
         let Some(subscription) = mirror::look(&watch.follower, &name).await? else {
             let stage = marker::stage(&watch.follower, migration).await?;
             return Ok(if stage == Stage::Copying {
-                MirrorStatus::Failed("the first copy was interrupted: start it again, it begins anew".into())
+                failed(
+                    Kind::Unavailable,
+                    "the first copy was interrupted: start it again, it begins anew",
+                )
             } else {
                 MirrorStatus::Absent
             });
@@ -83,24 +97,32 @@ impl PgReplicator {
                 } else {
                     "is gone"
                 };
-                return Ok(MirrorStatus::Failed(format!(
-                    "the replication slot {name} {how}: stop the mirror and begin again"
-                )));
+                let why = format!("the replication slot {name} {how}: stop the mirror and begin again");
+                return Ok(failed(Kind::Unexpected, why));
             }
         }
         if !subscription.enabled {
             watch.missing = None;
             return Ok(MirrorStatus::Armed);
         }
+        if watch.compared.is_none_or(|at| at.elapsed() > COMPARE_EVERY) {
+            if let Err(e) = drift::check(&watch.origin, &watch.follower).await {
+                return match e.kind() {
+                    Kind::Diverged => Ok(failed(Kind::Diverged, e.message())),
+                    _ => Err(e),
+                };
+            }
+            watch.compared = Some(Instant::now());
+        }
         let errors = apply_errors(&watch.follower, &name).await?;
         if subscription.worker.is_none() {
             let since = *watch.missing.get_or_insert_with(Instant::now);
             let dead = since.elapsed() > WORKER_GRACE || errors - watch.errors >= ERRORS;
-            return Ok(if dead {
-                broken(&name, errors - watch.errors)
+            return if dead {
+                broken(watch, &name, subscription.oid, errors).await
             } else {
-                MirrorStatus::Preparing("the subscription's apply worker starts".into())
-            });
+                Ok(MirrorStatus::Preparing("the subscription's apply worker starts".into()))
+            };
         }
         watch.missing = None;
         let (arrived, bytes) = tokio::try_join!(
@@ -122,7 +144,7 @@ impl PgReplicator {
             watch.errors = errors;
             watch.time = arrived;
         } else if errors - watch.errors >= ERRORS {
-            return Ok(broken(&name, errors - watch.errors));
+            return broken(watch, &name, subscription.oid, errors).await;
         }
         let bytes = bytes.and_then(|b| u64::try_from(b).ok());
         if bytes.is_none() && arrived.is_none() {
@@ -138,11 +160,34 @@ impl PgReplicator {
     }
 }
 
-fn broken(name: &str, errors: i64) -> MirrorStatus {
-    MirrorStatus::Failed(format!(
-        "the subscription {name} does not get on ({errors} errors of its apply worker): the follower's server log says why \
-         (a row written there by hand, a missing table); mend that, or stop the mirror and begin again"
+async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<MirrorStatus> {
+    // The schemas first: a change of them is the usual reason.
+    if let Err(e) = drift::check(&watch.origin, &watch.follower).await {
+        return match e.kind() {
+            Kind::Diverged => Ok(failed(Kind::Diverged, e.message())),
+            _ => Err(e),
+        };
+    }
+    let why = match stuck::why(&watch.origin, &watch.follower, name, oid).await? {
+        Stuck::At(why) => why,
+        Stuck::Unknown => "the follower's server log says why".into(),
+        Stuck::Moves => {
+            (watch.errors, watch.missing) = (errors, None);
+            return Ok(MirrorStatus::Preparing("the subscription's apply worker starts".into()));
+        }
+    };
+    let errors = errors - watch.errors;
+    Ok(failed(
+        Kind::Diverged,
+        format!(
+            "the subscription {name} does not get on ({errors} errors of its apply worker): {why}. It goes on by itself once that \
+             is mended (there, between BEGIN READ WRITE and COMMIT); or abort and begin again"
+        ),
     ))
+}
+
+fn failed(kind: Kind, why: impl Into<String>) -> MirrorStatus {
+    MirrorStatus::Failed { kind, why: why.into() }
 }
 
 /// How often the apply worker failed; unknown before version 15.

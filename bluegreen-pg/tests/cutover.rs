@@ -36,7 +36,7 @@ async fn there_and_back(gated: bool) -> Option<u64> {
     for _ in 0..4 {
         let to = writer.other();
         tokio::time::sleep(Duration::from_millis(500)).await;
-        replicator.arm(to).await.unwrap();
+        replicator.arm(to, WITHIN).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1200)).await;
         let gate = if gated { Some(writers.hold().await) } else { None };
         let started = Instant::now();
@@ -85,7 +85,7 @@ async fn an_open_transaction_makes_the_fence_give_up_and_let_go() {
     let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
         return;
     };
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
     let open = pair.client(Color::Blue).await;
     open.batch_execute("BEGIN; INSERT INTO ledger (token) VALUES ('open')")
         .await
@@ -149,7 +149,7 @@ async fn what_queued_behind_the_lock_commits_nowhere() {
     let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
         return;
     };
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
     let early = connect(&pair.url(Color::Blue)).await.unwrap();
     let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
     let queued: Vec<_> = (0..6)
@@ -210,7 +210,7 @@ async fn a_silent_client_that_wakes_up_later_commits_nowhere() {
         };
         let silent = connect(&pair.url(Color::Blue)).await.unwrap();
         let mut sleeper = Some(connect(&pair.url(Color::Blue)).await.unwrap());
-        replicator.arm(Color::Green).await.unwrap();
+        replicator.arm(Color::Green, WITHIN).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
         proved(&replicator, &position).await;
@@ -273,7 +273,7 @@ async fn a_guarded_hand_over_can_be_given_up_and_tried_again() {
     };
     for _ in 0..2 {
         let _silent = connect(&pair.url(Color::Blue)).await.unwrap();
-        replicator.arm(Color::Green).await.unwrap();
+        replicator.arm(Color::Green, WITHIN).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
         proved(&replicator, &position).await;
@@ -300,7 +300,7 @@ async fn a_process_that_dies_in_the_fence_lets_writes_go_on() {
         return;
     };
     let writers = Writers::start(&pair, 4);
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
     let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
     let client = pair.client(Color::Blue).await;
     client.batch_execute("SET statement_timeout = '200ms'").await.unwrap();
@@ -328,7 +328,7 @@ async fn a_process_that_dies_in_the_fence_lets_writes_go_on() {
     streaming(&replicator, Direction::BlueToGreen).await;
 
     // A fence whose future is dropped lets go as well.
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
     let open = pair.client(Color::Blue).await;
     open.batch_execute("BEGIN; INSERT INTO ledger (token) VALUES ('slow')")
         .await
@@ -361,7 +361,7 @@ async fn a_hand_over_that_is_given_up_opens_the_old_writer_again() {
     let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
         return;
     };
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
     let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
     proved(&replicator, &position).await;
     replicator.hand_over(Color::Green).await.unwrap();
@@ -420,7 +420,7 @@ async fn what_is_written_before_the_mirror_turns_round_reaches_the_old_writer() 
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(
-        replicator.arm(Color::Green).await.is_err(),
+        replicator.arm(Color::Green, WITHIN).await.is_err(),
         "green is the writer already"
     );
     replicator.start(Direction::GreenToBlue).await.unwrap();
@@ -435,7 +435,7 @@ async fn another_process_promotes_and_turns_the_mirror_round() {
         return;
     };
     let stale = pair.client(Color::Green).await;
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
     let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
     proved(&replicator, &position).await;
     replicator.hand_over(Color::Green).await.unwrap();

@@ -16,7 +16,7 @@ async fn failed(replicator: &PgReplicator, direction: Direction) -> String {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         match replicator.status(direction).await.unwrap() {
-            MirrorStatus::Failed(why) => return why,
+            MirrorStatus::Failed { why, .. } => return why,
             other => assert!(Instant::now() < until, "still {other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -121,7 +121,7 @@ async fn a_mirror_that_cannot_go_on_is_failed_and_not_late() {
         .unwrap();
     let why = failed(&replicator, Direction::BlueToGreen).await;
     assert!(why.contains("apply worker"), "{why}");
-    assert!(replicator.arm(Color::Green).await.is_err());
+    assert!(replicator.arm(Color::Green, common::WITHIN).await.is_err());
     green.batch_execute("DELETE FROM t").await.unwrap();
     // Mended, it goes on by itself.
     let until = Instant::now() + Duration::from_secs(30);
@@ -174,7 +174,7 @@ async fn a_changed_schema_stops_the_cut_over() {
         return;
     };
     let blue = pair.client(Color::Blue).await;
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, common::WITHIN).await.unwrap();
     for (change, back) in [
         ("CREATE TABLE new_one (id int PRIMARY KEY)", "DROP TABLE new_one"),
         ("CREATE SEQUENCE new_one", "DROP SEQUENCE new_one"),

@@ -55,7 +55,7 @@ async fn everything_comes_through_with_writes_going_on() {
         .unwrap();
         match replicator.status(Direction::BlueToGreen).await.unwrap() {
             MirrorStatus::Streaming(_) if round >= 15 => break,
-            MirrorStatus::Failed(why) => panic!("{why}"),
+            MirrorStatus::Failed { why, .. } => panic!("{why}"),
             _ => tokio::time::sleep(Duration::from_millis(30)).await,
         }
     }

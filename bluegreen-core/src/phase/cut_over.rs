@@ -168,7 +168,11 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
             return Err(Error::new(Kind::Diverged, "look at the gate", message).provider(cx.with.gate.name()));
         }
     }
-    cx.with.replicator.arm(to).await?;
+    let forecast = cx.with.replicator.arm(to, cx.spec.pause_budget).await?;
+    if let Some(why) = forecast.against(cx.spec.pause_budget) {
+        return Ok(cx.look_patiently("forecast", why));
+    }
+    cx.came("forecast");
     pause(cx, to).await
 }
 

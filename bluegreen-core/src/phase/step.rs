@@ -1,7 +1,7 @@
 //! The private trait of a step, what it answers, and what it is given.
 
 use crate::duration::format_duration;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::journal::state::{State, StepState};
 use crate::journal::{Note, StepName};
@@ -293,9 +293,11 @@ impl Context<'_> {
             direction,
             status: status.clone(),
         });
-        if let MirrorStatus::Failed(why) = &status {
-            return Err(Error::new(Kind::Unexpected, format!("mirror {direction}"), why.clone())
-                .provider(self.with.replicator.name()));
+        if let MirrorStatus::Failed { kind, why } = &status {
+            // Asked for again, if it is tried again at all: it may begin anew.
+            self.live.lock().started.retain(|d| *d != direction);
+            let error = Error::new(*kind, format!("mirror {direction}"), why.clone());
+            return Err(error.provider(self.with.replicator.name()));
         }
         Ok(status)
     }

@@ -28,4 +28,4 @@ pub use dns::{
 pub use gate::{AppGate, AppGuard, GateState, WriteGate};
 pub use null::{NoDatabase, NoDns, NoGate, NoProbe};
 pub use probe::{Health, HealthProbe, ProbeFn, probe_fn};
-pub use replicator::{Finding, Lag, MirrorStatus, Progress, Replicator, Severity};
+pub use replicator::{Finding, Forecast, Lag, MirrorStatus, Progress, Replicator, Severity};

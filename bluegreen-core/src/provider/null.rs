@@ -6,7 +6,7 @@ use super::dns::{
 };
 use super::gate::{GateState, WriteGate};
 use super::probe::{Health, HealthProbe};
-use super::replicator::{Finding, MirrorStatus, Replicator};
+use super::replicator::{Finding, Forecast, MirrorStatus, Replicator};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Color, Direction, Endpoint, Position};
 use async_trait::async_trait;
@@ -81,7 +81,7 @@ impl Replicator for NoDatabase {
     async fn status(&self, _: Direction) -> Result<MirrorStatus> {
         Ok(MirrorStatus::Absent)
     }
-    async fn arm(&self, _: Color) -> Result<()> {
+    async fn arm(&self, _: Color, _: Duration) -> Result<Forecast> {
         absent("database", "arm the cut-over")
     }
     async fn fence(&self, _: Color, _: Duration) -> Result<Position> {

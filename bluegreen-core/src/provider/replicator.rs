@@ -1,6 +1,7 @@
 //! `Replicator`: mirrors a database in a direction, proves that the follower has everything, and hands the writing over.
 
-use crate::error::Result;
+use crate::duration::format_duration;
+use crate::error::{Kind, Result};
 use crate::model::{Color, Direction, Position};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -94,8 +95,14 @@ pub enum MirrorStatus {
     Armed,
     /// Follows.
     Streaming(Lag),
-    /// Stopped by an error that will not pass by itself, or its worker died. Says what and how to mend it.
-    Failed(String),
+    /// It does not get on.
+    Failed {
+        /// What is done about it, as with every error: one that may pass is begun again after a while, one that somebody can
+        /// mend is asked about, and after any other the migration is given up.
+        kind: Kind,
+        /// What happened, and how to mend it.
+        why: String,
+    },
 }
 
 impl fmt::Display for MirrorStatus {
@@ -106,8 +113,34 @@ impl fmt::Display for MirrorStatus {
             Self::Copying { rows, stage, .. } => write!(f, "copying ({stage}): {} of {} rows", rows.done, rows.total),
             Self::Armed => f.write_str("ready, but not running"),
             Self::Streaming(lag) => write!(f, "streaming, {} bytes behind", lag.bytes),
-            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Failed { why, .. } => write!(f, "failed: {why}"),
         }
+    }
+}
+
+/// What a pause would be like now, as far as that can be known before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Forecast {
+    /// How long what was rehearsed took. The pause is about as long, and the time in which writers drain.
+    pub expected: Duration,
+    /// What would keep writers from draining: which transaction, whose, since when. While there is something, no pause begins.
+    pub in_the_way: Vec<String>,
+}
+
+impl Forecast {
+    /// Why no pause should begin that may take so long; none when it may.
+    #[must_use]
+    pub fn against(&self, budget: Duration) -> Option<String> {
+        if !self.in_the_way.is_empty() {
+            return Some(format!("in the way of a pause: {}", self.in_the_way.join("; ")));
+        }
+        (self.expected > budget).then(|| {
+            format!(
+                "a pause would take about {}, above its budget of {}",
+                format_duration(self.expected),
+                format_duration(budget)
+            )
+        })
     }
 }
 
@@ -117,7 +150,7 @@ impl fmt::Display for MirrorStatus {
 ///
 /// Blue and green stand for "the one that writes" and `to`; going back is the same with the colours exchanged.
 ///
-/// 1. `arm(to)`, outside the pause: all that is slow (the reverse mirror's slot).
+/// 1. `arm(to, budget)`, outside the pause: all that is slow (the reverse mirror's slot).
 /// 2. The gate is held. `fence(to.other())`: writes stop; the position after the last of them.
 /// 3. `caught_up(position)` until true: the proof.
 /// 4. `hand_over(to)`: sequences carried, reverse mirror armed from here, the old writer durably read-only.
@@ -162,11 +195,13 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
     /// When it cannot be told.
     async fn status(&self, direction: Direction) -> Result<MirrorStatus>;
 
-    /// Prepares a cut-over to `to` as far as that can be done while the other side still writes. Called shortly before.
+    /// Prepares a cut-over to `to` as far as that can be done while the other side still writes, and rehearses it. Called
+    /// shortly before a pause of at most `budget`, and again while the answer says that no pause should begin; then nothing
+    /// needs to be prepared.
     ///
     /// # Errors
     /// When the mirror towards `to` does not stream, or the reverse one cannot be armed.
-    async fn arm(&self, to: Color) -> Result<()>;
+    async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast>;
 
     /// Stops all writes at `color` and returns the position after the last one. What is held for it is held by this
     /// process: if it dies before [`hand_over`](Self::hand_over), writes go on by themselves.
@@ -236,8 +271,8 @@ impl<T: Replicator + ?Sized> Replicator for Arc<T> {
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         (**self).status(direction).await
     }
-    async fn arm(&self, to: Color) -> Result<()> {
-        (**self).arm(to).await
+    async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
+        (**self).arm(to, budget).await
     }
     async fn fence(&self, color: Color, within: Duration) -> Result<Position> {
         (**self).fence(color, within).await

@@ -118,7 +118,7 @@ pub async fn streaming(replicator: &PgReplicator, direction: Direction) {
         let status = replicator.status(direction).await.unwrap();
         match status {
             MirrorStatus::Streaming(lag) if lag.time.is_some() => return,
-            MirrorStatus::Failed(why) => panic!("the mirror failed: {why}"),
+            MirrorStatus::Failed { why, .. } => panic!("the mirror failed: {why}"),
             MirrorStatus::Absent => panic!("there is no mirror"),
             other => assert!(Instant::now() < until, "still {other:?}"),
         }
@@ -136,7 +136,7 @@ pub async fn proved(replicator: &PgReplicator, position: &Position) {
 
 /// The whole pause, without a commit record.
 pub async fn cut_over(replicator: &PgReplicator, to: Color) {
-    replicator.arm(to).await.unwrap();
+    replicator.arm(to, WITHIN).await.unwrap();
     let position = replicator.fence(to.other(), WITHIN).await.unwrap();
     proved(replicator, &position).await;
     replicator.hand_over(to).await.unwrap();

@@ -54,7 +54,7 @@ pub async fn whole_move(pair: &Pair, replicator: &PgReplicator) {
     streaming(replicator, Direction::BlueToGreen).await;
     for to in [Color::Green, Color::Blue, Color::Green] {
         pair.client(to.other()).await.batch_execute(LIVE).await.unwrap();
-        replicator.arm(to).await.unwrap();
+        replicator.arm(to, WITHIN).await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
         let gate = writers.hold().await;
         let position = replicator.fence(to.other(), WITHIN).await.unwrap();
@@ -71,7 +71,7 @@ pub async fn whole_move(pair: &Pair, replicator: &PgReplicator) {
     assert_eq!(told.failed, 0, "with a gate no client sees an error");
     assert!(told.acked.len() > 100, "{}", told.acked.len());
     // What has arrived at blue is compared after a proof, as for a cut-over.
-    replicator.arm(Color::Blue).await.unwrap();
+    replicator.arm(Color::Blue, WITHIN).await.unwrap();
     let position = replicator.fence(Color::Green, WITHIN).await.unwrap();
     proved(replicator, &position).await;
     replicator.unfence(Color::Green).await.unwrap();

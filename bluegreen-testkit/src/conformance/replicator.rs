@@ -96,7 +96,7 @@ async fn streams(h: &dyn ReplicatorHarness, direction: Direction) {
         status = h.replicator().status(direction).await.expect("the status can be told");
         match &status {
             MirrorStatus::Streaming(_) => return,
-            MirrorStatus::Failed(why) => panic!("the mirror {direction} failed: {why}"),
+            MirrorStatus::Failed { why, .. } => panic!("the mirror {direction} failed: {why}"),
             _ => h.pause().await,
         }
     }
@@ -141,7 +141,7 @@ async fn prove(h: &dyn ReplicatorHarness, position: &Position) {
 
 /// The protocol of a cut-over up to the commit record.
 async fn hand_over(h: &dyn ReplicatorHarness, to: Color) {
-    h.replicator().arm(to).await.expect("the cut-over is armed");
+    h.replicator().arm(to, WITHIN).await.expect("the cut-over is armed");
     let position = fence(h, to.other()).await;
     prove(h, &position).await;
     h.replicator().hand_over(to).await.expect("everything is handed over");
@@ -380,10 +380,16 @@ pub async fn a_fresh_process_can_promote(h: &dyn ReplicatorHarness) {
 pub async fn a_cut_over_given_up_can_be_tried_again(h: &dyn ReplicatorHarness) {
     mirror(h).await;
     write_all(h, Color::Blue, 1..=2).await;
-    h.replicator().arm(Color::Green).await.expect("the cut-over is armed");
+    h.replicator()
+        .arm(Color::Green, WITHIN)
+        .await
+        .expect("the cut-over is armed");
     h.replicator().unfence(Color::Blue).await.expect("writes go on");
     write_all(h, Color::Blue, [3]).await;
-    h.replicator().arm(Color::Green).await.expect("the cut-over is armed");
+    h.replicator()
+        .arm(Color::Green, WITHIN)
+        .await
+        .expect("the cut-over is armed");
     fence(h, Color::Blue).await;
     h.replicator().unfence(Color::Blue).await.expect("writes go on");
     write_all(h, Color::Blue, [4]).await;
@@ -434,7 +440,10 @@ async fn stopped(h: &dyn ReplicatorHarness, writer: Color) {
 pub async fn stopping_for_blue_leaves_nothing(h: &dyn ReplicatorHarness) {
     write_all(h, Color::Blue, 1..=3).await;
     mirror(h).await;
-    h.replicator().arm(Color::Green).await.expect("the cut-over is armed");
+    h.replicator()
+        .arm(Color::Green, WITHIN)
+        .await
+        .expect("the cut-over is armed");
     fence(h, Color::Blue).await;
     stopped(h, Color::Blue).await;
     write_all(h, Color::Blue, [4]).await;

@@ -1,7 +1,7 @@
 //! The state of two simulated databases and the mirrors between them, and how it moves with time. Its doors are in
 //! `database.rs` (for applications) and `replicator.rs` (for migrations).
 
-use bluegreen_core::{Color, Direction, Timestamp};
+use bluegreen_core::{Color, Direction, Kind, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +60,7 @@ pub(super) enum Mirror {
     Streaming {
         from: usize,
     },
-    Failed(String),
+    Failed(Kind, String),
 }
 
 pub(super) struct Both {
@@ -68,6 +68,8 @@ pub(super) struct Both {
     pub(super) green: Database,
     pub(super) forward: Mirror,
     pub(super) reverse: Mirror,
+    /// What a forecast says is in the way of a pause.
+    pub(super) in_the_way: Vec<String>,
     pub(super) delay: Duration,
     pub(super) copy: Duration,
     pub(super) stalled_until: Timestamp,
@@ -89,6 +91,7 @@ impl Both {
             green: Database::default(),
             forward: Mirror::Absent,
             reverse: Mirror::Absent,
+            in_the_way: vec![],
             delay: Duration::from_millis(3),
             copy: Duration::from_secs(10),
             stalled_until: start,
@@ -161,7 +164,8 @@ impl Both {
         }
         for direction in [Direction::BlueToGreen, Direction::GreenToBlue] {
             if matches!(self.mirror(direction), Mirror::Copying { process: owner, .. } if *owner == process) {
-                *self.mirror(direction) = Mirror::Failed("the first copy died with its process".into());
+                *self.mirror(direction) =
+                    Mirror::Failed(Kind::Unavailable, "the first copy died with its process".into());
             }
         }
         self.watch_writers(now);
@@ -214,7 +218,8 @@ impl Both {
             let (id, token) = (change.id, change.token);
             let follower = self.side(direction.follower());
             if follower.rows.contains_key(&id) {
-                *self.mirror(direction) = Mirror::Failed(format!("duplicate key {id} at {}", direction.follower()));
+                let why = format!("duplicate key {id} at {}", direction.follower());
+                *self.mirror(direction) = Mirror::Failed(Kind::Diverged, why);
                 return;
             }
             follower.rows.insert(id, token);

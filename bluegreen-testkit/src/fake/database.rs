@@ -2,7 +2,7 @@
 //! Flags and rows outlive a process; locks and a first copy die with the one that holds them.
 
 use super::both::{Both, Logged, Mirror};
-use bluegreen_core::{Clock, Color, Direction};
+use bluegreen_core::{Clock, Color, Direction, Kind};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -109,11 +109,16 @@ impl Databases {
         both.stalled_until = both.stalled_until.max(until);
     }
 
+    /// What every forecast from now on says is in the way of a pause; nothing, when it is empty.
+    pub fn obstruct(&self, in_the_way: impl IntoIterator<Item = impl Into<String>>) {
+        self.lock().in_the_way = in_the_way.into_iter().map(Into::into).collect();
+    }
+
     /// Breaks a mirror that exists, for good.
     pub fn break_mirror(&self, direction: Direction, why: &str) {
         let mut both = self.lock();
         if *both.mirror(direction) != Mirror::Absent {
-            *both.mirror(direction) = Mirror::Failed(why.to_owned());
+            *both.mirror(direction) = Mirror::Failed(Kind::Unexpected, why.to_owned());
         }
     }
 

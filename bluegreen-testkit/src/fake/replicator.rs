@@ -4,7 +4,8 @@ use super::both::{Both, Mirror};
 use super::database::Databases;
 use async_trait::async_trait;
 use bluegreen_core::{
-    Clock, Color, Direction, Error, Finding, Kind, Lag, MirrorStatus, Position, Progress, Replicator, Result, Severity,
+    Clock, Color, Direction, Error, Finding, Forecast, Kind, Lag, MirrorStatus, Position, Progress, Replicator, Result,
+    Severity,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -166,7 +167,7 @@ impl Replicator for FakeReplicator {
             Ok(match both.mirror(direction).clone() {
                 Mirror::Absent => MirrorStatus::Absent,
                 Mirror::Armed { .. } => MirrorStatus::Armed,
-                Mirror::Failed(why) => MirrorStatus::Failed(why),
+                Mirror::Failed(kind, why) => MirrorStatus::Failed { kind, why },
                 Mirror::Streaming { .. } => MirrorStatus::Streaming(Lag { bytes, time: None }),
                 Mirror::Copying { from, done, .. } => {
                     let total = from as u64;
@@ -191,12 +192,15 @@ impl Replicator for FakeReplicator {
         })
     }
 
-    async fn arm(&self, to: Color) -> Result<()> {
+    async fn arm(&self, to: Color, _: Duration) -> Result<Forecast> {
         self.change("arm", |both| match both.mirror(Direction::to(to)) {
             Mirror::Streaming { .. } => {
                 let from = both.side(to).log_end();
                 *both.mirror(Direction::from(to)) = Mirror::Armed { from };
-                Ok(())
+                Ok(Forecast {
+                    expected: Duration::ZERO,
+                    in_the_way: both.in_the_way.clone(),
+                })
             }
             _ => Err(refuse(
                 Kind::Diverged,

@@ -4,8 +4,8 @@ use super::{Fault, Faults};
 use async_trait::async_trait;
 use bluegreen_core::{
     Applied, AuthorityAnswer, ChangePlan, ChangeStatus, Color, Direction, DnsCapabilities, DnsProvider, Endpoint,
-    Entry, Error, Finding, GateState, Health, HealthProbe, Intent, Journal, Kind, MirrorStatus, Position, Receipt,
-    Record, Replicator, Request, Result, Snapshot, WriteGate,
+    Entry, Error, Finding, Forecast, GateState, Health, HealthProbe, Intent, Journal, Kind, MirrorStatus, Position,
+    Receipt, Record, Replicator, Request, Result, Snapshot, WriteGate,
 };
 use std::time::Duration;
 
@@ -91,8 +91,8 @@ impl<T: Replicator> Replicator for Faulty<T> {
             .around("replicator.status", self.inner.status(direction))
             .await
     }
-    async fn arm(&self, to: Color) -> Result<()> {
-        self.faults.around("replicator.arm", self.inner.arm(to)).await
+    async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
+        self.faults.around("replicator.arm", self.inner.arm(to, budget)).await
     }
     async fn fence(&self, color: Color, within: Duration) -> Result<Position> {
         self.faults

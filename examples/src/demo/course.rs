@@ -61,7 +61,7 @@ impl Course {
                     MirrorStatus::Streaming(_) => return,
                     MirrorStatus::Absent => "absent",
                     MirrorStatus::Armed => "armed",
-                    MirrorStatus::Failed(why) => why.as_str(),
+                    MirrorStatus::Failed { why, .. } => why.as_str(),
                 };
                 self.enters(format!("mirror {direction}: {what}"));
             }

@@ -184,7 +184,7 @@ impl Show {
                     .map_or_else(String::new, |time| format!(", {:.1} ms", time.as_secs_f64() * 1000.0));
                 format!("{direction}: streams, {} behind{time}", HumanBytes(lag.bytes))
             }
-            MirrorStatus::Failed(why) => format!("{direction}: failed: {why}"),
+            MirrorStatus::Failed { why, .. } => format!("{direction}: failed: {why}"),
         };
         self.0.mirror.set_message(text);
     }

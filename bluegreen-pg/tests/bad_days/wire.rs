@@ -1,0 +1,117 @@
+//! What lies between and under the servers: a network that can be cut, a disk that is full.
+
+use bluegreen_testkit::servers::PgCluster;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// A way to a server that can be cut: nothing gets through and nobody is told, as when a cable is pulled.
+#[derive(Debug)]
+pub struct Wire {
+    port: u16,
+    from: u16,
+    whole: watch::Sender<bool>,
+}
+
+impl Wire {
+    pub async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (whole, watching) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let mut watching = watching.clone();
+                tokio::spawn(async move {
+                    if watching.wait_for(|whole| *whole).await.is_err() {
+                        return;
+                    }
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", server)).await else {
+                        return;
+                    };
+                    let (near_in, near_out) = near.into_split();
+                    let (far_in, far_out) = far.into_split();
+                    // Either end's going is the other's.
+                    tokio::select! {
+                        () = carry(near_in, far_out, watching.clone()) => {}
+                        () = carry(far_in, near_out, watching) => {}
+                    }
+                });
+            }
+        });
+        Self {
+            port,
+            from: server,
+            whole,
+        }
+    }
+
+    /// The same server's URL, by this way.
+    pub fn instead_of(&self, url: &str) -> String {
+        url.replace(&format!(":{}/", self.from), &format!(":{}/", self.port))
+    }
+
+    pub fn cut(&self) {
+        self.whole.send_replace(false);
+    }
+
+    pub fn mend(&self) {
+        self.whole.send_replace(true);
+    }
+}
+
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut whole: watch::Receiver<bool>,
+) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let Ok(n) = from.read(&mut buffer).await else { return };
+        if n == 0 || whole.wait_for(|whole| *whole).await.is_err() {
+            return;
+        }
+        if to.write_all(&buffer[..n]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// No file of the server's may grow beyond this: writing then fails as on a disk that is full.
+pub fn limit_files(server: &PgCluster, bytes: Option<u64>) {
+    let postmaster = server.pid().unwrap();
+    let limit = bytes.map_or("unlimited".to_owned(), |b| b.to_string());
+    // Those that run already, and by inheritance those that come.
+    for pid in children(postmaster).into_iter().chain([postmaster]) {
+        // As the server's own user: another's limits are nobody else's to set, not even root's everywhere.
+        let Ok(owner) = std::fs::metadata(format!("/proc/{pid}")) else {
+            continue;
+        };
+        let said = Command::new("prlimit")
+            .uid(owner.uid())
+            .gid(owner.gid())
+            .args([format!("--pid={pid}"), format!("--fsize={limit}:")])
+            .output()
+            .unwrap();
+        let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        assert!(
+            said.status.success() || gone,
+            "{}",
+            String::from_utf8_lossy(&said.stderr)
+        );
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").unwrap();
+    all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .ok()
+                .and_then(|stat| stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok())
+                == Some(parent)
+        })
+        .collect()
+}
