@@ -150,14 +150,14 @@ async fn a_session_that_cannot_be_ended_keeps_the_cut_over_from_beginning() {
         .await
         .unwrap()
         .get(0);
-    let error = replicator.arm(Color::Green).await.unwrap_err();
+    let error = replicator.arm(Color::Green, common::WITHIN).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{error}");
     assert!(error.message().contains(&format!("pid {pid}")), "{error}");
 
     // One that comes after the cut-over was armed makes it be given up, and writes go on.
     drop(superuser);
     gone(&pair, pid).await;
-    replicator.arm(Color::Green).await.unwrap();
+    replicator.arm(Color::Green, common::WITHIN).await.unwrap();
     let superuser = pair.client(Color::Blue).await;
     let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
     proved(&replicator, &position).await;
