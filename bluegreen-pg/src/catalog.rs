@@ -6,11 +6,17 @@ use crate::ident::Relation;
 use bluegreen_core::{Kind, Result};
 use tokio_postgres::GenericClient;
 
-/// Which relations belong to the application: not the system's, not an extension's, not ours, and on disk for good.
-/// To be completed with a condition on `c.relkind`.
+/// Which relations belong to the application: not the system's, not an extension's, not ours.
+/// To be completed with one of the conditions below.
 const APPLICATION: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') AND c.relpersistence = 'p' \
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
+
+/// Tables with rows in the log.
+const TABLES: &str = "c.relkind = 'r' AND c.relpersistence = 'p'";
+
+/// Sequences; those of unlogged tables are unlogged too, and their numbers count as much.
+const SEQUENCES: &str = "c.relkind = 'S' AND c.relpersistence <> 't'";
 
 /// The server's version as it counts: 150018 is 15.18.
 pub(crate) async fn version(session: &Session) -> Result<u32> {
@@ -24,17 +30,17 @@ pub(crate) async fn version(session: &Session) -> Result<u32> {
 
 /// The tables with rows that are mirrored, leaves of partitions among them, in one order everywhere.
 pub(crate) async fn tables(session: &Session) -> Result<Vec<Relation>> {
-    relations(session, "c.relkind = 'r'").await
+    relations(session, TABLES).await
 }
 
 /// The tables and the roots of partitioned ones: what the fence locks.
 pub(crate) async fn lockable(session: &Session) -> Result<Vec<Relation>> {
-    relations(session, "c.relkind IN ('r', 'p')").await
+    relations(session, "c.relkind IN ('r', 'p') AND c.relpersistence = 'p'").await
 }
 
 /// All sequences, free-standing ones too.
 pub(crate) async fn sequences(session: &Session) -> Result<Vec<Relation>> {
-    relations(session, "c.relkind = 'S'").await
+    relations(session, SEQUENCES).await
 }
 
 async fn relations(session: &Session, condition: &str) -> Result<Vec<Relation>> {
@@ -51,12 +57,11 @@ async fn relations(session: &Session, condition: &str) -> Result<Vec<Relation>> 
 
 /// Tables whose `UPDATE` and `DELETE` fail the moment they are published: no key that identifies a row.
 pub(crate) async fn without_identity(session: &Session) -> Result<Vec<Relation>> {
-    relations(
-        session,
-        "c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS \
-         (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate))",
-    )
-    .await
+    let condition = format!(
+        "{TABLES} AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS \
+         (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate))"
+    );
+    relations(session, &condition).await
 }
 
 /// A digest of a list of names: `n` and `c` must be a namespace and a class in the query.
@@ -67,12 +72,12 @@ const DIGEST: &str = "coalesce(md5(string_agg(format('%I.%I', n.nspname, c.relna
 /// application's tables, the digest of the published ones, the prepared transactions, and how many sequences there are.
 pub(crate) fn writer_check() -> String {
     format!(
-        "SELECT (SELECT {DIGEST} {APPLICATION} AND c.relkind = 'r'), \
+        "SELECT (SELECT {DIGEST} {APPLICATION} AND {TABLES}), \
          (SELECT {DIGEST} FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
           JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
           WHERE p.pubname = $1 AND n.nspname <> 'bluegreen'), \
          (SELECT string_agg(gid, ', ') FROM pg_prepared_xacts WHERE database = current_database()), \
-         (SELECT count(*) {APPLICATION} AND c.relkind = 'S')"
+         (SELECT count(*) {APPLICATION} AND {SEQUENCES})"
     )
 }
 

@@ -19,6 +19,14 @@ pub(crate) struct Options {
     pub(crate) fence_lock_timeout: Duration,
     pub(crate) slot_wait: Duration,
     pub(crate) tools: Option<PathBuf>,
+    pub(crate) free_disk: FreeDisk,
+}
+
+/// How much disk is free, in bytes, as far as it was said: SQL does not show it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FreeDisk {
+    pub(crate) blue: Option<f64>,
+    pub(crate) green: Option<f64>,
 }
 
 /// What every part gets: the servers and the options.
@@ -100,6 +108,7 @@ impl PgReplicator {
                 fence_lock_timeout: Duration::from_millis(100),
                 slot_wait: Duration::from_secs(60),
                 tools: None,
+                free_disk: FreeDisk::default(),
             },
         }
     }
@@ -164,6 +173,19 @@ impl PgReplicatorBuilder {
     #[must_use]
     pub fn tools(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.tools = Some(folder.into());
+        self
+    }
+
+    /// How much disk is free at a side, for the preflight: no server says it in SQL. Unknown when not said.
+    #[must_use]
+    pub fn free_disk(mut self, color: Color, bytes: u64) -> Self {
+        // An estimate: the digits that a float loses do not matter.
+        #[allow(clippy::cast_precision_loss)]
+        let bytes = Some(bytes as f64);
+        match color {
+            Color::Blue => self.options.free_disk.blue = bytes,
+            Color::Green => self.options.free_disk.green = bytes,
+        }
         self
     }
 

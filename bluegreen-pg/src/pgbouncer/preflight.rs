@@ -200,6 +200,10 @@ async fn settings(
 }
 
 fn finding(id: &str, severity: Severity, seen: String, why: &str, mend: String) -> Finding {
+    debug_assert!(
+        crate::preflight::ids::known(id, severity),
+        "{id} ({severity}) is not in the list of findings"
+    );
     Finding {
         id: id.to_owned(),
         severity,

@@ -1,6 +1,6 @@
 //! Server settings: logical decoding on, and room for a slot, a walsender and a worker on both sides.
 
-use super::{Look, texts};
+use super::{Look, OURS_NOT, commands, texts};
 use crate::error::{describe, fault};
 use crate::ident::mirror_name;
 use bluegreen_core::{Color, Direction, Kind, Result};
@@ -44,8 +44,11 @@ const LIMITS: [(&str, i64, &str); 5] = [
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     for color in [Color::Blue, Color::Green] {
         wal_level(look, color).await?;
+        plugin(look, color).await?;
         limits(look, color).await?;
+        timeouts(look, color).await?;
         kept_wal(look, color).await?;
+        locks(look, color).await?;
     }
     Ok(())
 }
@@ -63,6 +66,107 @@ async fn wal_level(look: &mut Look<'_>, color: Color) -> Result<()> {
             },
             format!("at {color}: ALTER SYSTEM SET wal_level = 'logical'; and restart it"),
         );
+    }
+    Ok(())
+}
+
+/// Servers that let decode by listed plugins only.
+async fn plugin(look: &mut Look<'_>, color: Color) -> Result<()> {
+    let [[allowed]] = settings(look, color, ["output_plugin_libraries"]).await?;
+    let names_ours = |list: &str| list.split(',').any(|one| one.trim().trim_matches('"') == "pgoutput");
+    if !allowed.is_empty() && !names_ours(&allowed) {
+        look.blocks(
+            "output-plugin",
+            format!("output_plugin_libraries of {color} is {allowed}: pgoutput is not among them"),
+            "the mirror's slot decodes with pgoutput, and is refused",
+            format!(
+                "at {color}: ALTER SYSTEM SET output_plugin_libraries = {allowed}, pgoutput; SELECT pg_reload_conf();"
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Timeouts of the replication connection between the servers, for this user or database too.
+async fn timeouts(look: &mut Look<'_>, color: Color) -> Result<()> {
+    let set = texts::<2>(
+        look.side(color),
+        "SELECT name, setting FROM pg_settings WHERE name IN ('wal_sender_timeout', 'wal_receiver_timeout') \
+         AND setting::int BETWEEN 1 AND 9999 ORDER BY 1",
+    )
+    .await?;
+    if !set.is_empty() {
+        let seen: Vec<String> = set
+            .iter()
+            .map(|[name, value]| format!("{name} is {value} ms"))
+            .collect();
+        look.warns(
+            "replication-timeout",
+            format!("at {color}, {}", seen.join(" and ")),
+            "while a large change is applied or decoded nothing is said for some seconds: the connection is cut and what was sent is \
+             sent again, over and over",
+            format!(
+                "at {color}: {}",
+                commands(set.iter().map(|[name, _]| format!("ALTER SYSTEM SET {name} = '60s';"))) + " SELECT pg_reload_conf();"
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// One transaction makes all tables at green, one reads them at blue, and one locks them for the fence.
+async fn locks(look: &mut Look<'_>, color: Color) -> Result<()> {
+    let [[each], [sessions], [prepared]] = settings(
+        look,
+        color,
+        [
+            "max_locks_per_transaction",
+            "max_connections",
+            "max_prepared_transactions",
+        ],
+    )
+    .await?;
+    let number = |text: &str| {
+        text.parse::<i64>()
+            .map_err(|e| fault(Kind::Unexpected, "read the settings", format!("{text:?}: {e}")))
+    };
+    let (each, sessions) = (number(&each)?, number(&sessions)? + number(&prepared)?);
+    let table = each * sessions;
+    let kinds = match color {
+        Color::Blue => "c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')",
+        Color::Green => "c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f', 'c')",
+    };
+    let count = format!(
+        "SELECT count(*) + CASE WHEN $1 THEN 2 * count(*) FILTER (WHERE c.reltoastrelid <> 0) ELSE 0 END \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND {kinds}"
+    );
+    let row = look
+        .blue
+        .query_one(&count, &[&(color == Color::Green)])
+        .await
+        .map_err(|e| fault(Kind::Unexpected, "count blue's tables", describe(&e)))?;
+    let needed: i64 = row.get(0);
+    let seen = format!(
+        "the lock table of {color} has room for about {table} locks (max_locks_per_transaction {each}, for {sessions} sessions), \
+         and one transaction needs {needed}"
+    );
+    let why = match color {
+        Color::Blue => {
+            "the schema is read and the fence is taken in one transaction each, with a lock on every table: blue's own \
+                        transactions need locks beside it, and any of them may fail"
+        }
+        Color::Green => {
+            "the schema is made in one transaction, with a lock on all it makes: out of shared memory, it fails"
+        }
+    };
+    let mend = format!(
+        "at {color}: ALTER SYSTEM SET max_locks_per_transaction = {}; and restart it",
+        (4 * needed / sessions.max(1)).max(each + 1)
+    );
+    if needed > table {
+        look.blocks("max-locks-per-transaction", seen, why, mend);
+    } else if needed > table / 2 {
+        look.warns("max-locks-per-transaction", seen, why, mend);
     }
     Ok(())
 }
@@ -106,7 +210,10 @@ async fn kept_wal(look: &mut Look<'_>, color: Color) -> Result<()> {
             "unbounded-wal",
             format!("max_slot_wal_keep_size of {color} is -1: a slot may keep any amount of log"),
             "if its follower stops for long, the log that the slot keeps fills the disk",
-            format!("watch the disk, or at {color}: ALTER SYSTEM SET max_slot_wal_keep_size = '...'; SELECT pg_reload_conf();"),
+            format!(
+                "watch the disk, or let the slot go before it is full, at {color}: ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; \
+                 SELECT pg_reload_conf(); with half of what is free"
+            ),
         );
     }
     if !matches!(idle.as_str(), "" | "0") {

@@ -1,30 +1,29 @@
 //! What blue has that logical replication does not carry, or that green needs first.
 
-use super::{Look, OURS_NOT, commands, listed, names, texts};
-use crate::ident::ident;
+use super::{Look, OURS_NOT, SHOWN, commands, listed, names, texts};
+use crate::ident::{ident, literal};
 use bluegreen_core::Result;
-use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     large_objects(look).await?;
     relations(look).await?;
     event_triggers(look).await?;
-    extensions(look).await?;
-    roles(look).await?;
     tablespaces(look).await
 }
 
 async fn large_objects(look: &mut Look<'_>) -> Result<()> {
-    let objects = names(
+    let objects = texts::<2>(
         look.blue,
-        "SELECT oid::text FROM pg_largeobject_metadata ORDER BY oid LIMIT 1000",
-        &[],
+        &format!(
+            "SELECT (SELECT count(*) FROM pg_largeobject_metadata)::text, (SELECT string_agg(oid::text, ', ') FROM \
+             (SELECT oid FROM pg_largeobject_metadata ORDER BY oid LIMIT {SHOWN}) AS first)"
+        ),
     )
     .await?;
-    if !objects.is_empty() {
+    if let Some([count, first]) = objects.first().filter(|[_, first]| !first.is_empty()) {
         look.blocks(
             "large-objects",
-            listed("large object", &objects),
+            format!("large objects at blue: {count}, the first of them {first}"),
             "they are not replicated: green would not have them",
             "keep them in a bytea column instead; those nobody needs: SELECT lo_unlink(oid) FROM pg_largeobject_metadata;",
         );
@@ -82,116 +81,34 @@ async fn event_triggers(look: &mut Look<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn extensions(look: &mut Look<'_>) -> Result<()> {
-    let installed = texts::<2>(
-        look.blue,
-        "SELECT extname::text, extversion::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1",
-    )
-    .await?;
-    let available: BTreeMap<String, String> = texts::<2>(
-        look.green,
-        "SELECT a.name::text, coalesce(e.extversion, a.default_version)::text FROM pg_available_extensions a \
-         LEFT JOIN pg_extension e ON e.extname = a.name",
-    )
-    .await?
-    .into_iter()
-    .map(|[name, version]| (name, version))
-    .collect();
-    let missing: Vec<&String> = installed
-        .iter()
-        .map(|[name, _]| name)
-        .filter(|name| !available.contains_key(*name))
-        .collect();
-    if !missing.is_empty() {
-        look.blocks(
-            "missing-extensions",
-            format!("green's server has no files of {}", listed("extension", &missing)),
-            "blue's schema uses them: it cannot be made on green",
-            "install the packages of these extensions on green's machine, for its version of PostgreSQL",
-        );
-    }
-    let other: Vec<String> = installed
-        .iter()
-        .filter_map(|[name, version]| {
-            let there = available.get(name)?;
-            (there != version).then(|| format!("{name} ({version} on blue, {there} on green)"))
-        })
-        .collect();
-    if !other.is_empty() {
-        look.notes(
-            "extension-versions",
-            format!("of another version on green: {}", listed("extension", &other)),
-            "an extension may behave differently in another version",
-            "read its release notes, or at blue: ALTER EXTENSION ... UPDATE",
-        );
-    }
-    Ok(())
-}
-
-/// Roles are the server's, not the database's: they do not come with it.
-async fn roles(look: &mut Look<'_>) -> Result<()> {
-    let used = names(
-        look.blue,
-        &format!(
-            "SELECT r.rolname::text FROM pg_roles r JOIN (SELECT refobjid FROM pg_shdepend \
-              WHERE refclassid = 'pg_authid'::regclass AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-              UNION SELECT c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT}) AS u \
-             ON u.refobjid = r.oid WHERE r.rolname !~ '^pg_' ORDER BY 1"
-        ),
-        &[],
-    )
-    .await?;
-    let there: BTreeSet<String> = names(look.green, "SELECT rolname::text FROM pg_roles", &[])
-        .await?
-        .into_iter()
-        .collect();
-    let missing: Vec<String> = used
-        .iter()
-        .filter(|role| !there.contains(*role))
-        .map(|role| ident(role))
-        .collect();
-    if !missing.is_empty() {
-        look.blocks(
-            "missing-roles",
-            format!("green does not know {}", listed("role", &missing)),
-            "they own things in blue's database or were granted rights there: its schema cannot be made on green without them",
-            format!(
-                "pg_dumpall --roles-only at blue, or at green: {}",
-                commands(missing.iter().map(|role| format!("CREATE ROLE {role} LOGIN;")))
-            ),
-        );
-    }
-    Ok(())
-}
-
+/// A tablespace is a folder of the server: it is not made by us.
 async fn tablespaces(look: &mut Look<'_>) -> Result<()> {
-    let used = names(
+    let used = texts::<2>(
         look.blue,
         &format!(
-            "SELECT DISTINCT t.spcname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             JOIN pg_tablespace t ON t.oid = c.reltablespace WHERE {OURS_NOT} ORDER BY 1"
+            "SELECT DISTINCT t.spcname::text, pg_tablespace_location(t.oid) FROM pg_class c \
+             JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_tablespace t ON t.oid = c.reltablespace \
+             WHERE {OURS_NOT} ORDER BY 1"
         ),
-        &[],
     )
     .await?;
-    let there: BTreeSet<String> = names(look.green, "SELECT spcname::text FROM pg_tablespace", &[])
-        .await?
-        .into_iter()
-        .collect();
-    let missing: Vec<String> = used
-        .iter()
-        .filter(|space| !there.contains(*space))
-        .map(|space| ident(space))
-        .collect();
+    let there = names(look.green, "SELECT spcname::text FROM pg_tablespace", &[]).await?;
+    let missing: Vec<&[String; 2]> = used.iter().filter(|[space, _]| !there.contains(space)).collect();
     if !missing.is_empty() {
+        let seen: Vec<String> = missing
+            .iter()
+            .map(|[space, place]| format!("{} ({place})", ident(space)))
+            .collect();
+        let mend = missing
+            .iter()
+            .map(|[space, place]| format!("CREATE TABLESPACE {} LOCATION {};", ident(space), literal(place)));
         look.blocks(
             "missing-tablespaces",
-            format!("green does not have {}", listed("tablespace", &missing)),
+            format!("green does not have {}", listed("tablespace", &seen)),
             "blue's schema names them: it cannot be made on green without them",
-            commands(
-                missing
-                    .iter()
-                    .map(|space| format!("CREATE TABLESPACE {space} LOCATION '...';")),
+            format!(
+                "make the folder for the server's user on green's machine, and at green: {}",
+                commands(mend)
             ),
         );
     }

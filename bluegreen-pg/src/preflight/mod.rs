@@ -1,15 +1,22 @@
 //! What would make the migration fail or harm somebody, looked for before it starts. Changes nothing. A file per family.
 
 mod activity;
+mod address;
 mod capacity;
+mod columns;
+mod extensions;
 mod extras;
+pub(crate) mod ids;
 mod leftovers;
 mod reach;
 mod rights;
+mod roles;
 mod sequences;
 mod tables;
 mod target;
+mod text;
 mod versions;
+mod wal;
 
 use crate::connect::Session;
 use crate::marker::{self, Stage};
@@ -45,22 +52,31 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         blue,
         green,
         ours: false,
+        is_one_server: false,
+        wal: None,
         findings: Vec::new(),
     };
     let stage = marker::stage(green, &context.settings.name).await;
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
-    let checks: [(&str, Check); 10] = [
+    let checks: [(&str, Check); 17] = [
+        ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
+        ("how text is written and sorted", |look| Box::pin(text::check(look))),
         ("how the servers reach each other", |look| Box::pin(reach::check(look))),
+        ("what stands at the addresses", |look| Box::pin(address::check(look))),
         ("the servers' settings", |look| Box::pin(capacity::check(look))),
         ("our rights", |look| Box::pin(rights::check(look))),
+        ("the roles", |look| Box::pin(roles::check(look))),
         ("blue's tables", |look| Box::pin(tables::check(look))),
+        ("their columns and indexes", |look| Box::pin(columns::check(look))),
         ("what does not travel", |look| Box::pin(extras::check(look))),
+        ("the extensions", |look| Box::pin(extensions::check(look))),
         ("the sequences", |look| Box::pin(sequences::check(look))),
         ("green's database", |look| Box::pin(target::check(look))),
         ("leftovers", |look| Box::pin(leftovers::check(look))),
         ("running transactions", |look| Box::pin(activity::check(look))),
+        ("blue's log and the disks", |look| Box::pin(wal::check(look))),
     ];
     for (what, check) in checks {
         if let Err(error) = check(&mut look).await {
@@ -82,6 +98,10 @@ struct Look<'a> {
     green: &'a Session,
     /// Whether green holds this very migration's copy: then what is there is no surprise.
     ours: bool,
+    /// Whether the two databases are of one server.
+    is_one_server: bool,
+    /// Where blue's log was when the look began.
+    wal: Option<wal::Sample>,
     findings: Vec<Finding>,
 }
 
@@ -110,6 +130,10 @@ impl Look<'_> {
     }
 
     fn found(&mut self, severity: Severity, id: &str, seen: impl Into<String>, why: &str, mend: impl Into<String>) {
+        debug_assert!(
+            ids::known(id, severity),
+            "{id} ({severity}) is not in the list of findings"
+        );
         self.findings.push(Finding {
             id: id.to_owned(),
             severity,

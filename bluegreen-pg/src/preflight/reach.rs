@@ -1,6 +1,6 @@
 //! Whether everybody reaches everybody: we both sides, each server the other, and that they are two.
 
-use super::Look;
+use super::{Look, address};
 use crate::catalog;
 use crate::connect::Settings;
 use crate::error::{describe, fault};
@@ -11,6 +11,16 @@ use tokio_postgres::error::SqlState;
 /// A side that we cannot reach ourselves.
 pub(super) fn unreachable(settings: &Settings, color: Color, error: &Error) -> Finding {
     let string = settings.server(color).conninfo().without_password();
+    // PgBouncer's own words; no server of PostgreSQL's says them.
+    if error.message().contains("unsupported startup parameter") {
+        return Finding {
+            id: "pooler".into(),
+            severity: Severity::Blocking,
+            seen: error.to_string(),
+            why: address::POOLER.into(),
+            mend: format!("give the address of {color}'s server itself, not of the pooler before it"),
+        };
+    }
     Finding {
         id: format!("{color}-unreachable"),
         severity: Severity::Blocking,
@@ -72,6 +82,7 @@ async fn same_server(look: &mut Look<'_>) -> Result<bool> {
         .await
         .map_err(failed)?;
     let Some(green) = seen else { return Ok(false) };
+    look.is_one_server = true;
     if green.get::<_, u32>(0) == database {
         look.blocks(
             "same-database",
@@ -116,6 +127,10 @@ async fn peer(look: &mut Look<'_>, follower: Color) -> Result<()> {
     let back = session.batch_execute("ROLLBACK").await;
     back.map_err(|e| fault(Kind::Unexpected, "roll the trial back", describe(&e)))?;
     let Err(error) = tried else { return Ok(()) };
+    if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+        // A standby: that is another finding, and more cannot be tried there.
+        return Ok(());
+    }
     let said = from.redact(&describe(&error));
     let code = error.code().cloned();
     let string = from.without_password();

@@ -1,12 +1,14 @@
 //! Blue's tables: that every row can be identified, and what the apply at green would stumble over.
 
 use super::{Look, OURS_NOT, commands, listed, names, texts};
-use bluegreen_core::Result;
+use bluegreen_core::{Color, Result};
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     identity(look).await?;
     full(look).await?;
-    unlogged(look).await?;
+    not_mirrored(look).await?;
+    partitioned(look).await?;
+    own_schema(look).await?;
     triggers(look).await?;
     row_security(look).await
 }
@@ -99,7 +101,8 @@ async fn full(look: &mut Look<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn unlogged(look: &mut Look<'_>) -> Result<()> {
+/// Tables whose rows are in no log.
+async fn not_mirrored(look: &mut Look<'_>) -> Result<()> {
     let unlogged = names(
         look.blue,
         &format!(
@@ -117,6 +120,72 @@ async fn unlogged(look: &mut Look<'_>) -> Result<()> {
             format!(
                 "if their rows must come along, at blue: {}",
                 commands(unlogged.iter().map(|table| format!("ALTER TABLE {table} SET LOGGED;")))
+            ),
+        );
+    }
+    let temporary = names(
+        look.blue,
+        "SELECT quote_ident(relname) FROM pg_class WHERE relkind IN ('r', 'p') AND relpersistence = 't' ORDER BY 1",
+        &[],
+    )
+    .await?;
+    if !temporary.is_empty() {
+        look.notes(
+            "temporary-tables",
+            format!("sessions at blue have {}", listed("temporary table", &temporary)),
+            "they live and die with their session: at the cut-over clients get sessions at green, without them",
+            "see that the application makes them anew in a new session",
+        );
+    }
+    Ok(())
+}
+
+/// Partitions are mirrored one by one, as they were when the mirror began.
+async fn partitioned(look: &mut Look<'_>) -> Result<()> {
+    let roots = names(
+        look.blue,
+        &format!(
+            "SELECT format('%I.%I (%s partitions)', n.nspname, c.relname, (SELECT count(*) FROM pg_partition_tree(c.oid) WHERE isleaf)) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE {OURS_NOT} AND c.relkind = 'p' AND NOT c.relispartition ORDER BY 1"
+        ),
+        &[],
+    )
+    .await?;
+    if !roots.is_empty() {
+        look.notes(
+            "partitioned-tables",
+            listed("partitioned table", &roots),
+            "a partition that is made or attached while the migration runs is not in the mirror: the cut-over is refused before \
+             anything is lost, and the mirror must begin again",
+            "before it starts, make the partitions that will be needed until blue is given up, and stop the jobs that make them",
+        );
+    }
+    Ok(())
+}
+
+/// Our schema's name, in use by somebody else.
+async fn own_schema(look: &mut Look<'_>) -> Result<()> {
+    let theirs = names(
+        look.blue,
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = 'bluegreen' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN ('marker', 'state', 'made') \
+         AND c.relname !~ '^(journal|lease)' ORDER BY 1",
+        &[],
+    )
+    .await?;
+    if !theirs.is_empty() {
+        look.blocks(
+            "own-schema-taken",
+            format!("the schema bluegreen holds {}", listed("table", &theirs)),
+            "the schema of that name is ours: what is in it is neither copied nor mirrored",
+            format!(
+                "at blue: {}",
+                commands(
+                    theirs
+                        .iter()
+                        .map(|table| format!("ALTER TABLE {table} SET SCHEMA public;"))
+                )
             ),
         );
     }
@@ -149,24 +218,38 @@ async fn triggers(look: &mut Look<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Row policies that apply to us at blue, and that will apply to us at green once its tables are those of the same owners.
 async fn row_security(look: &mut Look<'_>) -> Result<()> {
-    let hidden = names(
-        look.blue,
-        &format!(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND row_security_active(c.oid) ORDER BY 1"
-        ),
-        &[],
-    )
-    .await?;
-    if !hidden.is_empty() {
-        let user = crate::ident::ident(look.context.settings.blue.conninfo().user());
-        look.blocks(
-            "row-security",
-            format!("row security hides rows from us in {}", listed("table", &hidden)),
-            "a copy that sees only some rows is no copy: it stops with an error",
-            format!("at blue and at green: ALTER ROLE {user} BYPASSRLS;"),
-        );
+    let why = "a copy that sees only some rows is no copy, and changes are not applied to a table with policies: both stop with an error";
+    for color in [Color::Blue, Color::Green] {
+        let user = look.context.settings.server(color).conninfo().user().to_owned();
+        let free = names(
+            look.side(color),
+            "SELECT 'free' FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls)",
+            &[],
+        )
+        .await?;
+        if !free.is_empty() {
+            continue;
+        }
+        let hidden = names(
+            look.blue,
+            &format!(
+                "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND c.relrowsecurity \
+                 AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> $1) ORDER BY 1"
+            ),
+            &[&user],
+        )
+        .await?;
+        if !hidden.is_empty() {
+            look.blocks(
+                "row-security",
+                format!("row security applies to us at {color} in {}", listed("table", &hidden)),
+                why,
+                format!("at {color}: ALTER ROLE {} BYPASSRLS;", crate::ident::ident(&user)),
+            );
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What a person sees of a running migration, or, with `--json`, what another program reads: a line an event.
 
 use bluegreen_core::duration::format_duration;
-use bluegreen_core::{Body, Color, Entry, Event, Finding, MirrorStatus, Note, StepName, Timestamp};
+use bluegreen_core::{Body, Color, Entry, Event, Finding, MirrorStatus, Note, Severity, StepName, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -31,15 +31,25 @@ impl Out {
         }
     }
 
-    /// Preflight findings, the worst first.
+    /// Preflight findings, the worst first, and how many of each there are.
     pub fn findings(self, findings: &[Finding]) {
-        if findings.is_empty() {
-            self.say("nothing is in the way");
-        }
-        for finding in findings {
-            self.say(finding.to_string());
+        let mut sorted: Vec<&Finding> = findings.iter().collect();
+        sorted.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        for finding in sorted {
+            self.say(format!("{finding}\n"));
             self.value(&json!({"event": "finding", "finding": finding}));
         }
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+        let (blocks, warns, notes) = (
+            count(Severity::Blocking),
+            count(Severity::Warning),
+            count(Severity::Note),
+        );
+        self.say(match blocks {
+            0 => format!("nothing is in the way: {warns} warnings, {notes} notes"),
+            _ => format!("{blocks} findings block the migration; {warns} warnings, {notes} notes"),
+        });
+        self.value(&json!({"event": "findings", "blocks": blocks, "warns": warns, "notes": notes}));
     }
 }
 

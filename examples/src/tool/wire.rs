@@ -98,6 +98,9 @@ fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
         if let Some(from_peer) = &side.from_peer {
             builder = builder.database_from_peer(color, from_peer.reveal());
         }
+        if let Some(bytes) = side.free_disk {
+            builder = builder.free_disk(color, bytes);
+        }
     }
     if let Some(jobs) = config.copy_jobs {
         builder = builder.copy_jobs(jobs);

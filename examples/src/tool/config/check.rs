@@ -177,6 +177,7 @@ fn side(name: &str, table: Key<raw::Side>, reader: &Reader<'_>) -> Result<(Side,
         (Some(url), from_peer) => Some(Database {
             url: url.into_inner(),
             from_peer: from_peer.map(Spanned::into_inner),
+            free_disk: value(side.free_disk_bytes),
         }),
         (None, Some(stray)) => {
             return Err(Fault::at(

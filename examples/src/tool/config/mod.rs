@@ -86,6 +86,8 @@ pub struct Database {
     pub url: Secret,
     /// How the other database reaches it, where that differs.
     pub from_peer: Option<Secret>,
+    /// How much disk its server has free, in bytes, if it was said.
+    pub free_disk: Option<u64>,
 }
 
 /// `[gate]`.

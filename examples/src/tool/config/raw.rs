@@ -68,6 +68,7 @@ pub(super) struct Side {
     pub(super) database_from_peer: Key<String>,
     pub(super) database_from_peer_env: Key<String>,
     pub(super) database_from_peer_file: Key<String>,
+    pub(super) free_disk_bytes: Key<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
