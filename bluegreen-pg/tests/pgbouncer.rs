@@ -205,20 +205,43 @@ async fn logins_cut_off_by_the_pause_lock_nobody_out() {
     let admin = connect(&stage.bouncer.admin_url()).await;
     let since = Instant::now();
     loop {
-        let messages = admin.simple_query("SHOW CONFIG").await.unwrap();
-        let retry = messages.iter().find_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("server_login_retry") => row.get(1),
-            _ => None,
-        });
-        if retry == Some("3000") {
+        let retry = login_retry(&admin).await;
+        if retry == "3000" {
             break;
         }
         assert!(
             since.elapsed() < Duration::from_secs(30),
-            "server_login_retry is {retry:?}"
+            "server_login_retry is {retry}"
         );
         rest().await;
     }
+}
+
+async fn login_retry(admin: &tokio_postgres::Client) -> String {
+    let messages = admin.simple_query("SHOW CONFIG").await.unwrap();
+    let retry = messages.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("server_login_retry") => row.get(1),
+        _ => None,
+    });
+    retry.unwrap().to_owned()
+}
+
+/// A process that was killed between the release and what comes a second after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_left_short_is_put_right_by_the_next() {
+    let Some(stage) = Stage::set("", &[("server_login_retry", "7")]).await else {
+        return;
+    };
+    let admin = connect(&stage.bouncer.admin_url()).await;
+    admin.simple_query("SET server_login_retry = '0.001'").await.unwrap();
+    assert_eq!(login_retry(&admin).await, "0.001");
+    // Not before it is known what becomes of the pause.
+    admin.simple_query("PAUSE shop").await.unwrap();
+    assert!(stage.gate().state().await.unwrap().held);
+    assert_eq!(login_retry(&admin).await, "0.001");
+    admin.simple_query("RESUME shop").await.unwrap();
+    stage.gate().state().await.unwrap();
+    assert_eq!(login_retry(&admin).await, "7");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,11 +262,22 @@ async fn preflight_sees_what_would_go_wrong_and_nothing_when_all_is_well() {
             "shop = host=127.0.0.1 port={} pool_mode=session min_pool_size=3",
             stage.green.port()
         ))
+        .database(format!(
+            "shop_too = host=127.0.0.1 port={} dbname=shop",
+            stage.green.port()
+        ))
+        .setting("so_reuseport", "1")
         .setting("query_wait_timeout", "5");
     let ill = ill.start().await.unwrap();
     let gate = stage.bare().instance(&ill.admin_url(), ill.ini()).unwrap();
     let found = ids(&gate.preflight().await.unwrap());
-    for id in ["gate-session-mode", "gate-min-pool-size", "gate-query-wait-timeout"] {
+    for id in [
+        "gate-session-mode",
+        "gate-min-pool-size",
+        "gate-query-wait-timeout",
+        "gate-so-reuseport",
+        "gate-other-names",
+    ] {
         assert!(found.contains(&(id.into(), Severity::Warning)), "{id}: {found:?}");
     }
     assert!(

@@ -1,6 +1,7 @@
 //! One PgBouncer's admin console: connections kept open, and the few commands the gate needs. It takes only the simple
 //! protocol.
 
+use super::Upstream;
 use super::error::GateError;
 use super::rows::{Pools, Shown, rows, value_of};
 use crate::conninfo::Conninfo;
@@ -9,6 +10,7 @@ use crate::tls::{SslMode, client_config};
 use bluegreen_core::Result;
 use futures::future::join_all;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
@@ -48,6 +50,8 @@ pub(super) struct Before {
     pub(super) opening: bool,
     /// Whether none was opened or closed for a moment.
     pub(super) settled: bool,
+    /// Whether a process that is no more left `server_login_retry` short.
+    pub(super) left_short: bool,
 }
 
 /// The console of one instance. Commands go over one connection and PAUSE, which blocks its own, over another.
@@ -60,6 +64,8 @@ pub(super) struct Admin {
     settled: std::sync::Mutex<Option<(u32, Instant)>>,
     /// `server_login_retry` before we shortened it.
     login_retry: std::sync::Mutex<Option<String>>,
+    /// Whether we shortened it ourselves.
+    shortened: AtomicBool,
 }
 
 impl fmt::Debug for Admin {
@@ -81,6 +87,7 @@ impl Admin {
             pauser: Mutex::default(),
             settled: std::sync::Mutex::default(),
             login_retry: std::sync::Mutex::default(),
+            shortened: AtomicBool::default(),
         })
     }
 
@@ -217,6 +224,19 @@ impl Admin {
         Shown::read(&self.at, database, &self.command("SHOW DATABASES").await?)
     }
 
+    /// The names of the other databases that are sent to the same place.
+    pub(super) async fn beside(&self, database: &str, upstream: &Upstream) -> Result<Vec<String>, GateError> {
+        let rows = self.command("SHOW DATABASES").await?;
+        let names = rows.iter().filter_map(|row| row.get("name"));
+        let mut beside = Vec::new();
+        for name in names.filter(|name| *name != database) {
+            if Shown::read(&self.at, name, &rows)?.upstream == *upstream {
+                beside.push(name.to_owned());
+            }
+        }
+        Ok(beside)
+    }
+
     /// A setting as `SHOW CONFIG` has it.
     pub(super) async fn setting(&self, key: &str) -> Result<Option<String>, GateError> {
         Ok(value_of(&self.command("SHOW CONFIG").await?, key))
@@ -235,8 +255,11 @@ impl Admin {
         let [databases, pools, config] = self.commands(["SHOW DATABASES", "SHOW POOLS", config]).await?;
         let shown = Shown::read(&self.at, database, &databases?)?;
         let config = config?;
+        let mut left_short = false;
         if !known {
-            *self.login_retry() = value_of(&config, "server_login_retry").filter(|now| !shortened(now));
+            let now = value_of(&config, "server_login_retry");
+            left_short = now.as_deref().is_some_and(shortened) && !self.shortened.load(Ordering::SeqCst);
+            *self.login_retry() = now.filter(|now| !shortened(now));
         }
         // Nobody opens a connection to a database that is paused.
         let pools = match shown.paused {
@@ -253,6 +276,7 @@ impl Admin {
             opening: pools.opening > 0,
             settled: shown.paused || settled.is_some_and(|(_, since)| since.elapsed() >= SETTLED),
             shown,
+            left_short,
         })
     }
 
@@ -307,6 +331,7 @@ impl Admin {
             let now = self.setting("server_login_retry").await?;
             *self.login_retry() = now.filter(|now| !shortened(now));
         }
+        self.shortened.store(true, Ordering::SeqCst);
         let shorten = format!("SET server_login_retry = '{LOGIN_RETRY}'");
         let resume = format!("RESUME {}", crate::ident::ident(database));
         let [shortened, resumed] = self.commands([shorten.as_str(), resume.as_str()]).await?;

@@ -220,8 +220,20 @@ impl WriteGate for PgBouncer {
         shared.files(Shared::sync).await.map_err(|e| e.during(doing))?;
         // The look that a later hold begins from.
         let looks = shared.look().await.map_err(|e| e.during(doing))?;
+        let held = looks.iter().any(|look| look.shown.paused);
+        for (instance, _) in shared
+            .instances
+            .iter()
+            .zip(&looks)
+            .filter(|(_, look)| look.left_short && !held)
+        {
+            instance
+                .admin
+                .restore_login_retry()
+                .await
+                .map_err(|e| e.during(doing))?;
+        }
         let shown: Vec<Shown> = looks.into_iter().map(|look| look.shown).collect();
-        let held = shown.iter().any(|shown| shown.paused);
         let mut colors = Vec::new();
         for (instance, shown) in shared.instances.iter().zip(&shown) {
             let color = shared.color(&shown.upstream).ok_or_else(|| GateError::Foreign {

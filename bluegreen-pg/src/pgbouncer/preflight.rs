@@ -174,6 +174,28 @@ async fn settings(
             "min_pool_size = 0 until the migration is done, then RELOAD".to_owned(),
         ));
     }
+    if admin.setting("so_reuseport").await?.as_deref() == Some("1") {
+        findings.push(finding(
+            "gate-so-reuseport",
+            Severity::Warning,
+            format!("several processes may share the port of the PgBouncer at {at} (so_reuseport)"),
+            "a command reaches one of them, by chance: the others are neither held nor pointed at green",
+            "give each process as an instance of its own, by an address that only it listens at (unix_socket_dir)"
+                .to_owned(),
+        ));
+    }
+    let beside = admin.beside(database, &shown.upstream).await?;
+    if !beside.is_empty() {
+        findings.push(finding(
+            "gate-other-names",
+            Severity::Warning,
+            format!("the PgBouncer at {at} sends {} to the same database", beside.join(", ")),
+            "what comes by another name is not held in the pause, and meets a read-only database after the cut-over",
+            format!(
+                "let these clients use {database:?}; or point those lines at green yourself, right after the cut-over"
+            ),
+        ));
+    }
     let wait = admin.setting("query_wait_timeout").await?;
     let wait: f64 = wait.and_then(|wait| wait.parse().ok()).unwrap_or(0.0);
     if wait > 0.0 && wait < LEAST_QUERY_WAIT {
