@@ -18,7 +18,7 @@ use tokio_postgres::Statement;
 use tokio_postgres::types::Type;
 
 /// A process that lives but hangs must not hold the lock for ever: the server ends an idle fence after so long.
-const FENCE_AT_MOST: Duration = Duration::from_secs(30);
+pub(crate) const FENCE_AT_MOST: Duration = Duration::from_secs(30);
 
 /// The sessions and statements of a cut-over to `to`; `from` is the side that writes now.
 #[derive(Debug)]

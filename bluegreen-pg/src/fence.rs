@@ -1,6 +1,7 @@
 //! The fence and the proof: writes stop at one side, and the other durably has everything before.
 
 use crate::armed::{Armed, Mark, Proof};
+use crate::connect::Session;
 use crate::error::{Doing, PgError, describe, fault};
 use crate::replicator::PgReplicator;
 use crate::{marker, mirror, obstacles};
@@ -8,6 +9,7 @@ use bluegreen_core::{Color, Direction, Kind, Position, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 
 /// How long a rehearsal queues for the table lock.
 const REHEARSE_LOCK: Duration = Duration::from_millis(5);
@@ -183,24 +185,13 @@ impl PgReplicator {
         )
         .doing(doing)?;
         let follower = follower.ok_or_else(|| fault(Kind::Diverged, doing, "the subscription is gone"))?;
-        let (tables, published): (String, String) = (writer.get(0), writer.get(1));
-        let subscribed: String = follower.get(0);
-        if tables != published || published != subscribed {
-            let (which, mend) = if tables == published {
-                (
-                    "the subscription does not list the tables of the publication",
-                    "refresh",
-                )
-            } else {
-                (
-                    "the publication does not list the tables of the database",
-                    "drop or move",
-                )
-            };
+        writer_is_whole(&writer, armed.sequences.count())?;
+        if writer.get::<_, String>(1) != follower.get::<_, String>(0) {
             return Err(fault(
                 Kind::Diverged,
                 doing,
-                format!("{which}: {mend} what was changed since the mirror began, or begin it again"),
+                "the subscription does not list the tables of the publication: refresh what was changed since the mirror \
+                 began, or begin it again",
             ));
         }
         if follower.get::<_, i64>(1) != 0 {
@@ -213,21 +204,7 @@ impl PgReplicator {
                 "the subscription's apply worker is not running",
             ));
         }
-        if writer.get::<_, i64>(3) != armed.sequences.count() {
-            return Err(fault(
-                Kind::Diverged,
-                doing,
-                "a sequence was made or dropped since the cut-over was armed: make it at both sides, and arm again",
-            ));
-        }
-        match writer.get::<_, Option<String>>(2) {
-            Some(gids) => Err(fault(
-                Kind::Conflict,
-                doing,
-                format!("prepared transactions are open: {gids}; commit or roll them back"),
-            )),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Waits until nobody else has a transaction that wrote; the table lock alone does not see other things.
@@ -328,8 +305,8 @@ impl PgReplicator {
 
 /// Moves the marker and waits for it; none when it did not come in time.
 pub(crate) async fn marker_round_trip(
-    origin: &crate::connect::Session,
-    follower: &crate::connect::Session,
+    origin: &Session,
+    follower: &Session,
     migration: &str,
     within: Duration,
 ) -> Result<Option<Duration>> {
@@ -346,6 +323,44 @@ pub(crate) async fn marker_round_trip(
             return Ok(None);
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Looks at the writer once more, when nobody can change anything there any more: the lock on the tables kept nobody from
+/// making another one.
+pub(crate) async fn look_again(reads: &Session, check: &Statement, publication: &str, sequences: i64) -> Result<()> {
+    let writer = reads
+        .query_one(check, &[&publication])
+        .await
+        .doing("look at the old writer once more")?;
+    writer_is_whole(&writer, sequences)
+}
+
+/// What a [`catalog::writer_check`](crate::catalog::writer_check) must have said.
+fn writer_is_whole(writer: &Row, sequences: i64) -> Result<()> {
+    let doing = "look whether all is mirrored";
+    if writer.get::<_, String>(0) != writer.get::<_, String>(1) {
+        return Err(fault(
+            Kind::Diverged,
+            doing,
+            "the publication does not list the tables of the database: drop or move what was changed since the mirror began, \
+             or begin it again",
+        ));
+    }
+    if writer.get::<_, i64>(3) != sequences {
+        return Err(fault(
+            Kind::Diverged,
+            doing,
+            "a sequence was made or dropped since the cut-over was armed: make it at both sides, and arm again",
+        ));
+    }
+    match writer.get::<_, Option<String>>(2) {
+        Some(gids) => Err(fault(
+            Kind::Conflict,
+            doing,
+            format!("prepared transactions are open: {gids}; commit or roll them back"),
+        )),
+        None => Ok(()),
     }
 }
 

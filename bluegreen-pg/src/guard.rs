@@ -3,10 +3,11 @@
 //! Ending a session costs its server milliseconds, and eight of them cost more than all the rest of a pause. So, where
 //! every client has been silent since the fence, the session that holds the table lock is given a block to run: it waits
 //! for an advisory lock that another session of ours holds, ends every client that began before, sees that they are gone,
-//! and only then lets go of the tables. The advisory lock is released by the promotion, or by our death: in either case
-//! the server goes on by itself, and nobody who could still write ever finds the tables unlocked.
+//! and only then lets go of the tables. The advisory lock is released by the promotion, or by our death, and not waited
+//! for without end, because a death is not always heard of: in any case the server goes on by itself, and nobody who could
+//! still write ever finds the tables unlocked.
 
-use crate::armed::Armed;
+use crate::armed::{Armed, FENCE_AT_MOST};
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::{guard_application_name, literal};
@@ -19,10 +20,31 @@ use tokio_postgres::types::Type;
 /// How long the block may take to begin.
 const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 
+/// How many times more it ends those who queue at the tables when nobody else is left: they know that the database is
+/// read-only, and who comes again and again must not keep it at work for ever.
+const LATE: u32 = 40;
+
 /// A block that runs at the server, on the session that holds the table lock.
 #[derive(Debug)]
 pub(crate) struct Guard {
     running: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Guard {
+    /// Whether it no longer runs.
+    pub(crate) fn is_over(&self) -> bool {
+        self.running.is_finished()
+    }
+
+    /// Waits until its work is done.
+    pub(crate) async fn done(self) -> Result<()> {
+        let doing = "end the old writer's silent clients";
+        match tokio::time::timeout(FENCE_AT_MOST, self.running).await {
+            Ok(Ok(ended)) => ended.doing(doing),
+            Ok(Err(e)) => Err(fault(Kind::Unexpected, doing, e.to_string())),
+            Err(_) => Err(fault(Kind::Timeout, doing, format!("no end after {FENCE_AT_MOST:?}"))),
+        }
+    }
 }
 
 /// The advisory lock's key: of the session that holds it, so that two cut-overs never share one.
@@ -118,19 +140,26 @@ fn block(migration: &str, key: i32) -> String {
         names.join(", ")
     );
     let body = format!(
-        "DECLARE begun timestamptz := clock_timestamp(); starting int[]; left_over bigint;
+        "DECLARE begun timestamptz := clock_timestamp(); starting int[]; seen bigint; old bigint; late int := 0;
          BEGIN
-           PERFORM set_config('lock_timeout', '0', true), set_config('client_connection_check_interval', '0', true);
+           PERFORM set_config('lock_timeout', '{}', true), set_config('client_connection_check_interval', '0', true);
            starting := array(SELECT pid FROM ({STARTING}) AS s (pid));
-           PERFORM pg_advisory_xact_lock({});
+           BEGIN
+             PERFORM pg_advisory_xact_lock({});
+           EXCEPTION WHEN lock_not_available THEN
+             RAISE LOG 'bluegreen: the process that set the guard is not heard of';
+           END;
            LOOP
              PERFORM pg_stat_clear_snapshot();
-             SELECT count(pg_terminate_backend(pid)) INTO left_over FROM pg_stat_activity WHERE {clients};
-             SELECT left_over + count(*) INTO left_over FROM ({STARTING}) AS s (pid) WHERE s.pid = ANY (starting);
-             EXIT WHEN left_over = 0;
+             SELECT count(pg_terminate_backend(pid)), count(*) FILTER (WHERE backend_start < begun OR pid = ANY (starting))
+               INTO seen, old FROM pg_stat_activity WHERE {clients};
+             SELECT old + count(*) INTO old FROM ({STARTING}) AS s (pid) WHERE s.pid = ANY (starting);
+             late := CASE WHEN old = 0 THEN late + 1 ELSE 0 END;
+             EXIT WHEN old = 0 AND (seen = 0 OR late > {LATE});
              PERFORM pg_sleep(0.005);
            END LOOP;
          END",
+        FENCE_AT_MOST.as_millis(),
         KEY.replace("$1", &literal(&key.to_string()))
     );
     format!("DO {}; ROLLBACK", literal(&body))

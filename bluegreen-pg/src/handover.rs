@@ -1,6 +1,7 @@
 //! After the proof: the old writer closed for good, the new one opened; or all of it given back.
 
 use crate::error::{Doing, fault};
+use crate::fence::look_again;
 use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
 use crate::{guard, mirror, slot, writers};
@@ -24,7 +25,8 @@ impl PgReplicator {
             .ok_or_else(|| fault(Kind::Diverged, doing, format!("{} is not fenced here", to.other())))?;
         let started = Instant::now();
         let settings = &self.context.settings;
-        let reverse = self.name_of(Direction::from(to));
+        let (forth, reverse) = (self.name_of(Direction::to(to)), self.name_of(Direction::from(to)));
+        let sequences = armed.sequences.count();
         // From here on the reverse slot must keep what is written at `to`: nobody advances it again but for once below.
         let keeper = self.keeper().take();
         let dbname = settings.server(to.other()).conninfo().dbname();
@@ -43,7 +45,10 @@ impl PgReplicator {
         )?;
         tracing::debug!(elapsed = ?started.elapsed(), "hand over: read-only, reverse slot advanced");
         if silent {
-            armed.sequences.set(&armed.to_writes, values).await?;
+            tokio::try_join!(
+                armed.sequences.set(&armed.to_writes, values),
+                look_again(&armed.from_reads, &armed.statements.writer_check, &forth, sequences),
+            )?;
             // Running, it holds the lock from here on, whatever happens to us.
             armed.set_guard(&settings.name).await?;
             armed.handed_over = true;
@@ -58,7 +63,8 @@ impl PgReplicator {
         told.everybody()?;
         writers::settle(&armed.from, &settings.name, told).await?;
         // Again, now that nobody can take a number any more.
-        let (values, ()) = tokio::try_join!(armed.sequences.read(&armed.from_reads), async {
+        let looked = look_again(&armed.from_reads, &armed.statements.writer_check, &forth, sequences);
+        let (values, (), ()) = tokio::try_join!(armed.sequences.read(&armed.from_reads), looked, async {
             // Held without a break since the fence, or something may have been written after the marker.
             armed
                 .lock
@@ -85,12 +91,21 @@ impl PgReplicator {
         if let Some(armed) = held {
             let again = std::mem::replace(&mut armed.promoting, true);
             if armed.guard.is_some() {
-                if !armed.can_be_guarded(&settings.name).await? {
+                let stopped = armed.guard.as_ref().is_some_and(guard::Guard::is_over);
+                if stopped || !armed.can_be_guarded(&settings.name).await? {
                     // Somebody was not silent after all, and may have taken a number: ended first, then read again.
                     armed.release_guard().await?;
                     guard::wait_for_guard(&armed.from_reads, &settings.name, GUARD_DONE).await?;
-                    let values = armed.sequences.read(&armed.from_reads).await?;
-                    armed.sequences.set(&armed.to_writes, values).await?;
+                    if stopped {
+                        // It should have waited for us: where somebody cancelled it, nobody was ended.
+                        writers::sweep(&armed.from, &settings.name, None).await?;
+                        armed.guard = None;
+                    }
+                    // Not once it has given out numbers of its own.
+                    if !again || writers::is_closed(&armed.to_writes).await? {
+                        let values = armed.sequences.read(&armed.from_reads).await?;
+                        armed.sequences.set(&armed.to_writes, values).await?;
+                    }
                 }
                 writers::open_once(&armed.to_writes, &settings.name, dbname(to), again).await?;
                 armed.release_guard().await?;
@@ -112,13 +127,21 @@ impl PgReplicator {
                 ));
             }
             writers::sweep(&old, &settings.name, None).await?;
+            writers::end_fence(&old, &settings.name).await?;
             writers::open_again(&new, &settings.name, dbname(to)).await?;
         }
-        if let Some(armed) = slot.take() {
+        if let Some(mut armed) = slot.take() {
+            let name = settings.name.clone();
             // Ending our own sessions costs the servers as much as anybody's: not now, while clients come back.
             tokio::spawn(async move {
                 tokio::time::sleep(LINGER).await;
-                drop(armed);
+                let Some(guard) = armed.guard.take() else { return };
+                if let Err(e) = guard.done().await {
+                    tracing::warn!(error = %e, "the guard did not do its work; it is done for it");
+                    if let Err(e) = writers::sweep(&armed.from, &name, None).await {
+                        tracing::error!(error = %e, "clients of the old writer may not know yet that it is read-only");
+                    }
+                }
             });
         }
         tracing::debug!(elapsed = ?started.elapsed(), %to, "promoted");
@@ -153,6 +176,8 @@ impl PgReplicator {
             if mirrored && !writers::is_closed(&there).await? {
                 writers::close(&there, &settings.name, dbname(other)).await?;
             }
+            // Of a process that hangs and is not dead: it would keep the tables locked, and wake up to go on.
+            writers::end_fence(&here, &settings.name).await?;
             if writers::is_closed(&here).await? {
                 writers::open(&here, &settings.name, dbname(color)).await?;
             }

@@ -1,10 +1,11 @@
 //! Keeps the idle slot of the way back at the end of the log: it must not hold log, and a long advance would land in
 //! the pause.
 
+use crate::connect::Session;
 use crate::error::describe;
 use crate::ident::mirror_name;
 use crate::replicator::Context;
-use crate::slot::{self, ADVANCE};
+use crate::{slot, writers};
 use bluegreen_core::Direction;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,6 +72,23 @@ impl Drop for Pause {
     }
 }
 
+/// Advances the slot, but not past anything that was written after its side was opened: another process may have opened
+/// it. So the end of the log is read before it is seen that the side is closed.
+async fn advance_unless_open(session: &Session, slot: &str) -> Result<bool, tokio_postgres::Error> {
+    let row = session
+        .query_typed_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+        .await?;
+    let end: String = row.get(0);
+    let sql = format!(
+        "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn) WHERE {}",
+        writers::CLOSED
+    );
+    let rows = session
+        .query_typed(&sql, &[(&slot, Type::NAME), (&end, Type::TEXT)])
+        .await?;
+    Ok(!rows.is_empty())
+}
+
 async fn keep(context: Arc<Context>, direction: Direction, every: Duration, shared: Arc<Shared>) {
     let slot = mirror_name(&context.settings.name, direction);
     let mut session = None;
@@ -98,10 +116,14 @@ async fn keep(context: Arc<Context>, direction: Direction, every: Duration, shar
             if shared.paused.load(Ordering::SeqCst) {
                 continue;
             }
-            open.query_typed(ADVANCE, &[(&slot, Type::NAME)]).await
+            advance_unless_open(open, &slot).await
         };
         match advanced {
-            Ok(_) => {}
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::debug!(slot, "its side takes writes now: nobody may advance it any more");
+                return;
+            }
             // Its mirror runs again, or is gone: nothing to keep.
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_OBJECT) => return,
             Err(e) if e.code() == Some(&SqlState::OBJECT_IN_USE) => {

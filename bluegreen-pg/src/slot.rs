@@ -158,7 +158,7 @@ pub(crate) async fn look(session: &Session, slot: &str) -> Result<Option<SlotSta
 }
 
 /// Moves an idle slot to the end of the log, so that it holds no log and replays nothing that came from the other side.
-pub(crate) const ADVANCE: &str = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
+const ADVANCE: &str = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
 
 /// Writes a point into the log from which decoding can begin. A server does that only every 15 seconds by itself, and an
 /// advance reads the log from the last but one of them: with fresh ones it is short.

@@ -1,7 +1,7 @@
 //! Who may write: the read-only default of a database, which outlives us, and the sessions that do not know of it yet.
 
 use crate::connect::Session;
-use crate::error::{Doing, fault};
+use crate::error::{Doing, describe, fault};
 use crate::ident::{application_name, copy_application_name, guard_application_name, ident, literal};
 use bluegreen_core::{Kind, Result};
 use std::collections::{HashMap, HashSet};
@@ -45,15 +45,15 @@ pub(crate) fn ours(migration: &str) -> [String; 3] {
     ]
 }
 
+/// Whether the database is read-only by default, as a condition.
+pub(crate) const CLOSED: &str = "EXISTS (SELECT FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase \
+     WHERE d.datname = current_database() AND s.setrole = 0 \
+     AND 'default_transaction_read_only=on' = ANY (s.setconfig))";
+
 /// Whether the database is read-only by default.
 pub(crate) async fn is_closed(session: &Session) -> Result<bool> {
     let row = session
-        .query_typed_one(
-            "SELECT EXISTS (SELECT FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase \
-             WHERE d.datname = current_database() AND s.setrole = 0 \
-             AND 'default_transaction_read_only=on' = ANY (s.setconfig))",
-            &[],
-        )
+        .query_typed_one(&format!("SELECT {CLOSED}"), &[])
         .await
         .doing("read whether the database is read-only")?;
     Ok(row.get(0))
@@ -65,7 +65,8 @@ pub(crate) async fn no_exceptions(session: &Session) -> Result<()> {
         .query(
             "SELECT coalesce(r.rolname, '?')::text FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole \
              WHERE s.setrole <> 0 AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
-             AND EXISTS (SELECT FROM unnest(s.setconfig) AS c WHERE c ~ '^default_transaction_read_only=(off|false|no|0)')",
+             AND EXISTS (SELECT FROM unnest(s.setconfig) AS c WHERE c ~* '^default_transaction_read_only=' \
+             AND c !~* '=(on|t|tr|tru|true|y|ye|yes|1)$')",
             &[],
         )
         .await
@@ -84,6 +85,35 @@ pub(crate) async fn no_exceptions(session: &Session) -> Result<()> {
                 ),
             ))
         }
+    }
+}
+
+/// Ends the session that holds the table lock, whoever began it: a process that hangs, or that the network cut off, would
+/// keep the tables locked. Nobody calls it whose own fence is to hold.
+pub(crate) async fn end_fence(session: &Session, migration: &str) -> Result<()> {
+    let doing = "end the fence that another process left";
+    let until = Instant::now() + GONE_WITHIN;
+    let name = guard_application_name(migration);
+    loop {
+        let rows = session
+            .query_typed(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND application_name = $1",
+                &[(&name, Type::TEXT)],
+            )
+            .await
+            .doing(doing)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(fault(
+                Kind::Timeout,
+                doing,
+                format!("it is still there after {GONE_WITHIN:?}"),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -120,15 +150,28 @@ fn opening(migration: &str, dbname: &str) -> String {
 /// Makes a database that is closed writable, and ends every client that still has the read-only default.
 pub(crate) async fn open(session: &Session, migration: &str, dbname: &str) -> Result<()> {
     let doing = "make the database writable";
-    let said = session
-        .simple_query(&format!("BEGIN; {}; COMMIT", opening(migration, dbname)))
-        .await
-        .doing(doing)?;
-    let opened = said.iter().find_map(|m| match m {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    });
-    let opened = opened.ok_or_else(|| {
+    // The time after the commit: who logged in while it was made durable still has the old settings.
+    let sql = format!(
+        "BEGIN; {}; COMMIT; SELECT clock_timestamp()::text",
+        opening(migration, dbname)
+    );
+    let said = match session.simple_query(&sql).await {
+        Ok(said) => said,
+        Err(e) => {
+            if let Err(e) = session.batch_execute("ROLLBACK").await {
+                tracing::debug!(error = %describe(&e), "a session is not used again");
+            }
+            return Err(e).doing(doing);
+        }
+    };
+    let rows: Vec<_> = said
+        .iter()
+        .filter_map(|m| match m {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+        .collect();
+    let [_, opened] = <[String; 2]>::try_from(rows).map_err(|_| {
         fault(
             Kind::Diverged,
             doing,
