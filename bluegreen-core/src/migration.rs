@@ -1,7 +1,7 @@
 //! `Migration`: what an embedding service keeps, runs and asks. Made by its builder; everything behind it is erased.
 
 use crate::builder::MigrationBuilder;
-use crate::engine::{Engine, Inbox, Turn};
+use crate::engine::{Engine, Inbox, Turn, guarded_by};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Events};
 use crate::journal::state::State;
@@ -63,7 +63,8 @@ impl Migration {
     }
 
     pub(crate) fn assemble(spec: Spec, plan: Plan, with: Collaborators, journal: Arc<dyn Journal>) -> Self {
-        let (spec, plan, with, events) = (Arc::new(spec), Arc::new(plan), Arc::new(with), Events::new());
+        let with = Arc::new(guarded_by(&journal, with));
+        let (spec, plan, events) = (Arc::new(spec), Arc::new(plan), Events::new());
         let engine = Engine::new(
             spec.clone(),
             plan.clone(),

@@ -88,98 +88,102 @@ impl Server {
     /// # Errors
     /// When the server cannot be reached or refuses us; the message names the server and never the password.
     pub async fn connect(&self, application: &str) -> Result<Session> {
-        let operation = || format!("connect to {} ({})", side(self.color), self.conninfo);
-        let config = self.config(application)?;
-        let mode = SslMode::of(&self.conninfo)?;
-        let tls = MakeRustlsConnect::new(client_config(&self.conninfo, mode).doing(operation())?);
-        let within = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
-        let (client, connection) = match tokio::time::timeout(within, config.connect(tls)).await {
-            Ok(Ok(pair)) => pair,
-            Ok(Err(e)) => {
-                let said = self.conninfo.redact(&describe(&e));
-                return Err::<Session, PgError>(e.into())
-                    .doing(operation())
-                    .map_err(|e| Error::new(e.kind(), operation(), said).provider(PROVIDER));
-            }
-            Err(_) => return Err(PgError::Elapsed(within)).doing(operation()),
-        };
-        let color = self.color;
-        let task = tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!(%color, error = %describe(&e), "a session ended");
-            }
-        });
-        Ok(Session {
-            client,
-            task: task.abort_handle(),
-        })
+        dial(&self.conninfo, side(self.color), application, "").await
     }
+}
 
-    fn config(&self, application: &str) -> Result<tokio_postgres::Config> {
-        let from = &self.conninfo;
-        let mut config = tokio_postgres::Config::new();
-        config.user(from.user()).dbname(from.dbname());
-        config.application_name(application);
-        config.connect_timeout(CONNECT_TIMEOUT);
-        config.keepalives_idle(Duration::from_secs(10));
-        config.tcp_user_timeout(Duration::from_secs(30));
-        config.options(match from.get("options") {
-            Some(theirs) => format!("{theirs} {SESSION_SETTINGS}"),
-            None => SESSION_SETTINGS.to_owned(),
-        });
-        if let Some(password) = from.password() {
-            config.password(password);
+/// A session to a database that is called `whose` in messages; `settings` are sent beside those of every session.
+pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, settings: &str) -> Result<Session> {
+    let operation = || format!("connect to {whose} ({conninfo})");
+    let config = config(conninfo, whose, application, settings)?;
+    let mode = SslMode::of(conninfo)?;
+    let tls = MakeRustlsConnect::new(client_config(conninfo, mode).doing(operation())?);
+    let within = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    let (client, connection) = match tokio::time::timeout(within, config.connect(tls)).await {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(e)) => {
+            let said = conninfo.redact(&describe(&e));
+            return Err::<Session, PgError>(e.into())
+                .doing(operation())
+                .map_err(|e| Error::new(e.kind(), operation(), said).provider(PROVIDER));
         }
-        for host in from
-            .get("host")
-            .unwrap_or_default()
-            .split(',')
-            .filter(|h| !h.is_empty())
-        {
-            config.host(host);
+        Err(_) => return Err(PgError::Elapsed(within)).doing(operation()),
+    };
+    let whose = whose.to_owned();
+    let task = tokio::spawn(async move {
+        if let Err(e) = connection.await {
+            tracing::debug!(at = whose, error = %describe(&e), "a session ended");
         }
-        let not = |key: &str| {
-            fault(
-                Kind::InvalidInput,
-                format!("read the connection string of {}", side(self.color)),
-                format!("{key} is not what it may be"),
-            )
-        };
-        for address in from
-            .get("hostaddr")
-            .unwrap_or_default()
-            .split(',')
-            .filter(|h| !h.is_empty())
-        {
-            config.hostaddr(address.parse().map_err(|_| not("hostaddr"))?);
-        }
-        for port in from.get("port").unwrap_or("5432").split(',') {
-            config.port(if port.is_empty() {
-                5432
-            } else {
-                port.parse().map_err(|_| not("port"))?
-            });
-        }
-        if let Some(seconds) = from.get("connect_timeout") {
-            let seconds: u64 = seconds.parse().map_err(|_| not("connect_timeout"))?;
-            if seconds > 0 {
-                config.connect_timeout(Duration::from_secs(seconds));
-            }
-        }
-        match from.get("target_session_attrs") {
-            None | Some("any") => {}
-            Some("read-write" | "primary") => {
-                config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
-            }
-            Some(_) => return Err(not("target_session_attrs")),
-        }
-        config.ssl_mode(match SslMode::of(from)? {
-            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
-        });
-        Ok(config)
+    });
+    Ok(Session {
+        client,
+        task: task.abort_handle(),
+    })
+}
+
+fn config(from: &Conninfo, whose: &str, application: &str, settings: &str) -> Result<tokio_postgres::Config> {
+    let mut config = tokio_postgres::Config::new();
+    config.user(from.user()).dbname(from.dbname());
+    config.application_name(application);
+    config.connect_timeout(CONNECT_TIMEOUT);
+    config.keepalives_idle(Duration::from_secs(10));
+    config.tcp_user_timeout(Duration::from_secs(30));
+    config.options(match from.get("options") {
+        Some(theirs) => format!("{theirs} {SESSION_SETTINGS}{settings}"),
+        None => format!("{SESSION_SETTINGS}{settings}"),
+    });
+    if let Some(password) = from.password() {
+        config.password(password);
     }
+    for host in from
+        .get("host")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|h| !h.is_empty())
+    {
+        config.host(host);
+    }
+    let not = |key: &str| {
+        fault(
+            Kind::InvalidInput,
+            format!("read the connection string of {whose}"),
+            format!("{key} is not what it may be"),
+        )
+    };
+    for address in from
+        .get("hostaddr")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|h| !h.is_empty())
+    {
+        config.hostaddr(address.parse().map_err(|_| not("hostaddr"))?);
+    }
+    for port in from.get("port").unwrap_or("5432").split(',') {
+        config.port(if port.is_empty() {
+            5432
+        } else {
+            port.parse().map_err(|_| not("port"))?
+        });
+    }
+    if let Some(seconds) = from.get("connect_timeout") {
+        let seconds: u64 = seconds.parse().map_err(|_| not("connect_timeout"))?;
+        if seconds > 0 {
+            config.connect_timeout(Duration::from_secs(seconds));
+        }
+    }
+    match from.get("target_session_attrs") {
+        None | Some("any") => {}
+        Some("read-write" | "primary") => {
+            config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
+        }
+        Some(_) => return Err(not("target_session_attrs")),
+    }
+    config.ssl_mode(match SslMode::of(from)? {
+        SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+        SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+    });
+    Ok(config)
 }
 
 /// A session. Dropping it closes its socket at once, whatever it was doing: the server rolls back and lets go of locks.

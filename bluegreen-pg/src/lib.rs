@@ -13,6 +13,7 @@ mod fence;
 mod guard;
 mod handover;
 pub mod ident;
+pub mod journal;
 mod keeper;
 mod marker;
 mod mirror;
@@ -32,6 +33,7 @@ mod writers;
 
 pub use connect::{Server, Session, Settings};
 pub use error::PgError;
+pub use journal::{PgJournal, PgJournalBuilder};
 pub use pgbouncer::{PgBouncer, Upstream};
 pub use replicator::{PgReplicator, PgReplicatorBuilder};
 

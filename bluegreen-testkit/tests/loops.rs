@@ -330,3 +330,51 @@ fn an_ill_green_gets_nobody() {
     world.assert_laws(&outcome);
     assert_eq!(world.gate.holds(), 0);
 }
+
+/// A runner whose migration was taken over while it slept begins nothing more, wherever it wakes up.
+#[test]
+fn who_was_deposed_has_no_more_effects() {
+    const EFFECTS: [&str; 10] = [
+        "dns.apply",
+        "gate.hold",
+        "gate.point_at",
+        "gate.release",
+        "replicator.arm",
+        "replicator.fence",
+        "replicator.hand_over",
+        "replicator.promote",
+        "replicator.start",
+        "replicator.unfence",
+    ];
+    let mut stopped = 0;
+    for seconds in (0..1_700).step_by(23) {
+        let world = world(Way::There, false);
+        let faults = world.sound();
+        let before = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let (journal, seen, calls) = (world.journal.clone(), before.clone(), faults.clone());
+        world.clock.after(Duration::from_secs(seconds), move || {
+            journal.set_taken_over(true);
+            *seen.lock().unwrap() = Some(calls.calls().len());
+        });
+        match world.process(&faults) {
+            Ended::Answered(Ok(_)) => continue,
+            Ended::Answered(Err(e)) => assert_eq!(e.kind(), Kind::Conflict, "{e:?}"),
+            Ended::Died => panic!("nobody killed it"),
+        }
+        stopped += 1;
+        let from = before.lock().unwrap().expect("it was taken over");
+        let late: Vec<_> = faults
+            .calls()
+            .into_iter()
+            .skip(from)
+            .filter(|c| EFFECTS.contains(c))
+            .collect();
+        assert_eq!(late, Vec::<&str>::new(), "after {seconds} s");
+        // The one who took it over goes on.
+        world.journal.set_taken_over(false);
+        let outcome = world.finish();
+        assert_eq!(outcome, Outcome::Completed);
+        world.assert_laws(&outcome);
+    }
+    assert!(stopped > 20, "only {stopped} were stopped in the middle");
+}

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use bluegreen_core::{Target, WritePath};
-use examples::tool::config::{Config, Gate};
+use examples::tool::config::{Config, Gate, JournalPlace};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ fn environment(name: &str) -> Option<String> {
         "BLUE_DATABASE" | "BLUE_DATABASE_FROM_GREEN" => Some("postgres://shop:s3cret-blue@10.0.0.1/shop".into()),
         "GREEN_DATABASE" => Some("host=10.0.0.2 user=shop dbname=shop password='s3cret green'".into()),
         "PDNS_KEY" => Some("s3cret-key".into()),
+        "JOURNAL" => Some("postgresql://shop:s3cret-journal@10.0.0.3/control".into()),
         "PGB_ADMIN" => Some("postgres://admin:s3cret-admin@127.0.0.1:6432/pgbouncer".into()),
         _ => None,
     }
@@ -67,7 +68,7 @@ fn the_example_says_what_it_seems_to_say() {
         "{:?}",
         config.policy
     );
-    assert!(config.journal.ends_with("shop.journal") && config.journal.starts_with(&config.folder));
+    assert_eq!(config.journal, JournalPlace::File(config.folder.join("shop.journal")));
     assert!(
         matches!(&config.gate, Gate::PgBouncer { instances, blue, .. } if instances.len() == 1 && blue.0 == "10.0.0.1")
     );
@@ -298,6 +299,16 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
             "target = \"green..example.net\"",
             &["green..example.net", "full name"],
         ),
+        (
+            "journal = \"shop.journal\"",
+            "journal = \"postgresql://10.0.0.3/s3cret\"",
+            &["names no user"],
+        ),
+        (
+            "journal = \"shop.journal\"",
+            "journal_env = \"BLUE_DATABASE\"",
+            &["it is in blue's database"],
+        ),
     ];
     for (from, to, expected) in cases {
         let text = example();
@@ -339,7 +350,7 @@ fn what_is_missing_is_said() {
         (without("target", "database_env"), "[blue] has no `target`"),
         (without("database_env = \"GREEN", "\n[dns]"), "[green] has none"),
         (without("admin", "config"), "admin"),
-        (without("journal", "write_path"), "missing field `journal`"),
+        (without("journal", "write_path"), "journal is missing"),
         (
             "[migration]\nname = \"a\"\njournal = \"j\"\n".to_owned(),
             "nothing would move",
@@ -354,6 +365,20 @@ fn what_is_missing_is_said() {
     }
     let error = Config::load(Path::new("/nowhere/shop.toml")).unwrap_err();
     assert!(error.to_string().contains("cannot be read"), "{error}");
+}
+
+#[test]
+fn a_journal_may_be_in_a_database() {
+    let text = example().replace("journal = \"shop.journal\"", "journal_env = \"JOURNAL\"");
+    let config = parse(&text).unwrap();
+    let JournalPlace::Postgres { url, migration, lease } = &config.journal else {
+        panic!("{:?}", config.journal);
+    };
+    assert!(url.reveal().ends_with("@10.0.0.3/control"));
+    assert_eq!((migration.as_str(), *lease), ("shop", Duration::from_secs(30)));
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let slow = parse(&text.replace("pause_budget = \"10s\"", "pause_budget = \"20s\"")).unwrap();
+    assert!(matches!(slow.journal, JournalPlace::Postgres { lease, .. } if lease == Duration::from_secs(60)));
 }
 
 /// Every TOML that people are shown is one that the tool takes.

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::error::Result;
-use crate::journal::{Body, Signal};
+use crate::journal::{Body, Request, Signal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -49,13 +49,25 @@ impl Engine {
             }
         }
         if self.journal.has_requests() {
-            for request in self.journal.requests().await? {
+            for request in self.requests().await? {
                 if !self.state.heard.contains(&request.id) && heard(request.signal, self.in_pause()) {
                     self.append_order(request.signal, Some(request.id)).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// What was asked for from outside. A look that fails in a way that may pass is taken at the next turn: what was asked
+    /// for is durable, and is there then too.
+    pub(super) async fn requests(&self) -> Result<Vec<Request>> {
+        match self.journal.requests().await {
+            Err(e) if e.is_transient() => {
+                tracing::warn!(migration = %self.spec.name, "could not look for requests: {e}");
+                Ok(Vec::new())
+            }
+            other => other,
+        }
     }
 
     /// An order that comes before the first entry still comes after the plan.

@@ -5,8 +5,10 @@
 mod answer;
 mod commit;
 mod inbox;
+mod ours;
 
 pub(crate) use inbox::Inbox;
+pub(crate) use ours::guarded_by;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Events};
@@ -265,14 +267,7 @@ impl Engine {
             if let Either::Left(_) = select(std::pin::pin!(woken), self.with.clock.sleep_until(slice)).await {
                 return Ok(());
             }
-            if asks
-                && self
-                    .journal
-                    .requests()
-                    .await?
-                    .iter()
-                    .any(|r| !self.state.heard.contains(&r.id))
-            {
+            if asks && self.requests().await?.iter().any(|r| !self.state.heard.contains(&r.id)) {
                 return Ok(());
             }
             if until.is_none_or(|until| until > slice)

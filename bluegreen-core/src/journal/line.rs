@@ -84,6 +84,37 @@ pub(super) fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     serde_json::from_slice(checked(line)?).ok()
 }
 
+impl Entry {
+    /// Its durable form, for a journal that is kept elsewhere than in a file: its checksum and its JSON, without a newline.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn to_line(&self) -> Result<String> {
+        let mut line = encode(self)?;
+        line.pop();
+        String::from_utf8(line)
+            .map_err(|e| Error::new(Kind::Unexpected, "write the journal", "an entry's JSON is not UTF-8").because(e))
+    }
+
+    /// Reads what [`to_line`](Self::to_line) wrote: all entries of a journal, in order.
+    ///
+    /// # Errors
+    /// `Corrupt` when one is missing, out of place or damaged; `Unsupported` when a newer version wrote it.
+    pub fn from_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Vec<Self>> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            bytes.extend_from_slice(line.as_bytes());
+            // With its newline every line was whole once: a damaged last one is damage too, and not a torn write.
+            bytes.push(b'\n');
+        }
+        let found = scan(&bytes)?;
+        if let Some(number) = found.torn {
+            return Err(damaged(format!("line {number} does not match its checksum")));
+        }
+        Ok(found.entries)
+    }
+}
+
 #[derive(Deserialize)]
 struct Version {
     v: u32,
@@ -141,6 +172,30 @@ fn crc32c(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_kept_elsewhere_come_back_or_are_damage() {
+        let entry = |seq| Entry {
+            v: FORMAT,
+            seq,
+            at: crate::time::Timestamp::from_micros(7),
+            body: crate::journal::Body::Resumed { answers: false },
+        };
+        let lines: Vec<String> = (0..3)
+            .map(|seq| entry(seq).to_line().expect("it can be written"))
+            .collect();
+        let read = |lines: &[String]| Entry::from_lines(lines.iter().map(String::as_str));
+        assert_eq!(read(&lines).expect("it is whole"), [entry(0), entry(1), entry(2)]);
+        let mut missing = lines.clone();
+        missing.remove(1);
+        let mut torn = lines.clone();
+        torn[2].pop();
+        let mut zero = lines;
+        zero[2].push('\0');
+        for damaged in [missing, torn, zero] {
+            assert_eq!(read(&damaged).expect_err("it is damaged").kind(), Kind::Corrupt);
+        }
+    }
 
     #[test]
     fn the_checksum_is_crc32c() {

@@ -32,6 +32,17 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// error means that the entry is **not** in the journal; an implementation that cannot say so answers `Corrupt`.
     async fn append(&self, entry: &Entry) -> Result<()>;
 
+    /// Whether the migration is still this runner's: asked before every effect, also inside the pause, so it is answered
+    /// from memory where that can be. A journal that nobody can take over while its runner lives (a lock that dies with the
+    /// process) need not say anything.
+    ///
+    /// # Errors
+    /// `Conflict` when another runner has taken it over; anything else when that cannot be told. In both cases nothing is
+    /// begun any more.
+    async fn confirm(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What operators have asked for from other processes: all of it, also what was heard before (the engine knows by the
     /// id). A journal without such a door answers none, and `None` for how often to look.
     ///
@@ -55,6 +66,9 @@ impl<T: Journal + ?Sized> Journal for Arc<T> {
     }
     async fn append(&self, entry: &Entry) -> Result<()> {
         (**self).append(entry).await
+    }
+    async fn confirm(&self) -> Result<()> {
+        (**self).confirm().await
     }
     async fn requests(&self) -> Result<Vec<Request>> {
         (**self).requests().await

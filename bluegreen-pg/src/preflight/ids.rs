@@ -92,6 +92,7 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("read-only-green", NOTES),
     ("own-leftovers", NOTES),
     ("other-migrations", WARNS),
+    ("journal-in-migrated-database", BLOCKS),
     ("foreign-subscriptions", &[Blocking, Warning]),
     ("other-consumers", WARNS),
     ("idle-slots", WARNS),

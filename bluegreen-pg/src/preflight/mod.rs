@@ -7,6 +7,7 @@ mod columns;
 mod extensions;
 mod extras;
 pub(crate) mod ids;
+mod journal;
 mod leftovers;
 mod reach;
 mod rights;
@@ -59,7 +60,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
     let stage = marker::stage(green, &context.settings.name).await;
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
-    let checks: [(&str, Check); 17] = [
+    let checks: [(&str, Check); 18] = [
         ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
         ("how text is written and sorted", |look| Box::pin(text::check(look))),
@@ -75,6 +76,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("the sequences", |look| Box::pin(sequences::check(look))),
         ("green's database", |look| Box::pin(target::check(look))),
         ("leftovers", |look| Box::pin(leftovers::check(look))),
+        ("where the journal is", |look| Box::pin(journal::check(look))),
         ("running transactions", |look| Box::pin(activity::check(look))),
         ("blue's log and the disks", |look| Box::pin(wal::check(look))),
     ];

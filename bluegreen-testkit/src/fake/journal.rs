@@ -14,6 +14,7 @@ pub struct MemoryJournal(Arc<Mutex<Inner>>);
 struct Inner {
     lines: Vec<String>,
     requests: Vec<Request>,
+    taken: bool,
 }
 
 impl MemoryJournal {
@@ -61,6 +62,11 @@ impl MemoryJournal {
         }
     }
 
+    /// Whether another runner has taken the migration over: whoever runs it now may append nothing and begin nothing.
+    pub fn set_taken_over(&self, taken: bool) {
+        self.lock().taken = taken;
+    }
+
     /// Asks something of the runner, as an operator in another process would.
     pub fn request(&self, id: impl Into<String>, signal: Signal) {
         let id = id.into();
@@ -79,6 +85,9 @@ impl Journal for MemoryJournal {
         let line = serde_json::to_string(entry)
             .map_err(|e| Error::new(Kind::Corrupt, APPEND, e.to_string()).provider("memory journal"))?;
         let mut inner = self.lock();
+        if inner.taken {
+            return Err(taken_over());
+        }
         let next = inner.lines.len() as u64;
         if entry.seq != next {
             let message = format!(
@@ -91,6 +100,13 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
+    async fn confirm(&self) -> Result<()> {
+        if self.lock().taken {
+            return Err(taken_over());
+        }
+        Ok(())
+    }
+
     async fn requests(&self) -> Result<Vec<Request>> {
         Ok(self.lock().requests.clone())
     }
@@ -98,4 +114,9 @@ impl Journal for MemoryJournal {
     fn has_requests(&self) -> bool {
         true
     }
+}
+
+fn taken_over() -> Error {
+    let message = "another runner has taken the migration over";
+    Error::new(Kind::Conflict, "append to the journal", message).provider("memory journal")
 }

@@ -180,6 +180,10 @@ impl<T: Journal> Journal for Faulty<T> {
             (answer, _) => answer,
         }
     }
+    async fn confirm(&self) -> Result<()> {
+        // No operation of its own: it is asked before every other one.
+        self.inner.confirm().await
+    }
     async fn requests(&self) -> Result<Vec<Request>> {
         self.faults.around("journal.requests", self.inner.requests()).await
     }

@@ -1,15 +1,15 @@
 //! The tool's commands, and what their exit codes mean.
 
-use super::config::{Config, ConfigError};
+use super::config::{Config, ConfigError, JournalPlace};
 use super::render::{Lines, Out};
-use super::wire::{ReadJournal, migration};
+use super::wire::{Held, ReadJournal, migration};
 use bluegreen_core::{
-    Body, Entry, Error, Event, FileJournal, Finding, Journal, Kind, Migration, Note, Outcome, Severity, Signal, Status,
+    Body, Entry, Error, Event, Finding, Journal, Kind, Migration, Note, Outcome, Severity, Signal, Status,
 };
 use clap::{Parser, Subcommand};
 use futures::{FutureExt, StreamExt};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,7 +30,7 @@ enum Command {
     /// Look for everything that would be in the way. Changes nothing.
     Preflight(On),
     /// Run it, or go on with what was interrupted.
-    Run(On),
+    Run(RunOn),
     /// Say where it is.
     Status(On),
     /// Allow the next share, where it waits for that.
@@ -54,6 +54,15 @@ struct On {
     /// Print a JSON object a line, for programs.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunOn {
+    #[command(flatten)]
+    on: On,
+    /// Wait while another process runs it, and go on with it when that one has died.
+    #[arg(long)]
+    stand_by: bool,
 }
 
 /// How a command ended.
@@ -107,8 +116,8 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     let (on, signal) = match arguments.command {
         Command::Plan(on) => return finish(&on, plan(&on)),
         Command::Preflight(on) => return finish(&on, preflight(&on).await),
-        Command::Run(on) => return finish(&on, run(&on).await),
-        Command::Status(on) => return finish(&on, status(&on)),
+        Command::Run(RunOn { on, stand_by }) => return finish(&on, run(&on, stand_by).await),
+        Command::Status(on) => return finish(&on, status(&on).await),
         Command::Approve(on) => (on, Signal::Approve),
         Command::Retreat(on) => (on, Signal::Retreat),
         Command::Pause(on) => (on, Signal::Pause),
@@ -116,7 +125,7 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         Command::Abort(on) => (on, Signal::Abort),
         Command::GoBack(on) => (on, Signal::GoBack),
     };
-    finish(&on, ask(&on, signal))
+    finish(&on, ask(&on, signal).await)
 }
 
 fn finish(on: &On, result: Result<Ended, Stopped>) -> ExitCode {
@@ -138,8 +147,8 @@ impl On {
         Out { json: self.json }
     }
 
-    /// Where the journal is: all that is needed to look on and to have a say, and no secret.
-    fn journal(&self) -> Result<PathBuf, ConfigError> {
+    /// Where the journal is: all that is needed to look on and to have a say, and no secret but its own.
+    fn journal(&self) -> Result<JournalPlace, ConfigError> {
         Config::journal(&self.file)
     }
 
@@ -185,7 +194,7 @@ fn blocked(findings: &[Finding]) -> bool {
     findings.iter().any(|f| f.severity == Severity::Blocking)
 }
 
-async fn run(on: &On) -> Result<Ended, Stopped> {
+async fn run(on: &On, stand_by: bool) -> Result<Ended, Stopped> {
     let config = on.load()?;
     let looker = ReadJournal(config.journal.clone());
     if looker.load().await?.is_empty() {
@@ -199,7 +208,14 @@ async fn run(on: &On) -> Result<Ended, Stopped> {
             return Ok(Ended::HumanNeeded);
         }
     }
-    let migration = migration(&config, FileJournal::open(&config.journal)?)?;
+    let held = config.journal.open(stand_by).await?;
+    let ended = carry_out(on, &config, &held).await;
+    held.close().await;
+    ended
+}
+
+async fn carry_out(on: &On, config: &Config, held: &Held) -> Result<Ended, Stopped> {
+    let migration = migration(config, held.journal())?;
     let outcome = watched(on, &migration).await?;
     on.out().say(format!("\n{}", migration.report().await?));
     on.out()
@@ -241,8 +257,8 @@ async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
     Ok(outcome?)
 }
 
-fn status(on: &On) -> Result<Ended, Stopped> {
-    let status = match entries(&on.journal()?)? {
+async fn status(on: &On) -> Result<Ended, Stopped> {
+    let status = match on.journal()?.read().await? {
         Some(entries) => Status::of_entries(&entries)?,
         None => Status::of_entries(&[])?,
     };
@@ -263,10 +279,10 @@ fn ending(outcome: &Outcome) -> Ended {
 }
 
 /// Leaves an operator's word for whoever runs the migration, now or later; refuses what could never be followed.
-fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
+async fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
     let journal = on.journal()?;
     let refuse = |why: &str| Err(Error::invalid(signal.to_string(), why).into());
-    let Some(entries) = entries(&journal)? else {
+    let Some(entries) = journal.read().await? else {
         return refuse("the migration was not begun: there is no journal");
     };
     let status = Status::of_entries(&entries)?;
@@ -282,17 +298,9 @@ fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
         }
         _ => {}
     }
-    FileJournal::request(&journal, signal)?;
+    journal.request(signal).await?;
     on.out().say(format!(
         "{signal}: heard at the next look of whoever runs it, or by the next `bluegreen run`"
     ));
     Ok(Ended::Done)
-}
-
-fn entries(journal: &Path) -> Result<Option<Vec<Entry>>, Error> {
-    match FileJournal::read(journal) {
-        Ok(entries) => Ok(Some(entries)),
-        Err(e) if e.kind() == Kind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
 }

@@ -1,16 +1,15 @@
 //! From a [`Config`] to a [`Migration`]: providers chosen at run time are handed over by the same calls as any others.
 
 use super::command::Shell;
-use super::config::{Config, Dns, Gate, Probe};
+use super::config::{Config, Dns, Gate, JournalPlace, Probe, Secret};
 use async_trait::async_trait;
 use bluegreen_core::{
     Color, DnsProvider, Entry, Error, FileJournal, HealthProbe, Journal, Kind, Migration, NoDatabase, NoDns, NoGate,
-    NoProbe, Replicator, Result, WriteGate,
+    NoProbe, Replicator, Result, Signal, WriteGate,
 };
 use bluegreen_dns::PowerDns;
 use bluegreen_http::HttpProbe;
-use bluegreen_pg::{PgBouncer, PgReplicator, Upstream};
-use std::path::PathBuf;
+use bluegreen_pg::{PgBouncer, PgJournal, PgJournalBuilder, PgReplicator, Upstream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,15 +130,12 @@ fn gate(config: &Config) -> Result<Arc<dyn WriteGate>> {
 
 /// A journal as it stands, for looking on: it holds nothing, makes nothing and takes nothing.
 #[derive(Debug)]
-pub struct ReadJournal(pub PathBuf);
+pub struct ReadJournal(pub JournalPlace);
 
 #[async_trait]
 impl Journal for ReadJournal {
     async fn load(&self) -> Result<Vec<Entry>> {
-        match FileJournal::read(&self.0) {
-            Err(e) if e.kind() == Kind::NotFound => Ok(vec![]),
-            other => other,
-        }
+        Ok(self.0.read().await?.unwrap_or_default())
     }
 
     async fn append(&self, _: &Entry) -> Result<()> {
@@ -148,5 +144,95 @@ impl Journal for ReadJournal {
             "write the journal",
             "it was opened for reading only",
         ))
+    }
+}
+
+/// A journal that is held.
+#[derive(Debug)]
+pub enum Held {
+    /// As long as this process lives.
+    File(Arc<FileJournal>),
+    /// Until it is given back, or runs out.
+    Postgres(Arc<PgJournal>),
+}
+
+impl Held {
+    /// The journal itself.
+    #[must_use]
+    pub fn journal(&self) -> Arc<dyn Journal> {
+        match self {
+            Self::File(journal) => Arc::clone(journal) as Arc<dyn Journal>,
+            Self::Postgres(journal) => Arc::clone(journal) as Arc<dyn Journal>,
+        }
+    }
+
+    /// Gives it back, so that nobody who stands by has to wait until it runs out.
+    pub async fn close(self) {
+        if let Self::Postgres(journal) = self
+            && let Err(e) = journal.close().await
+        {
+            eprintln!("bluegreen: the journal was not given back, it is free when its lease has run out: {e}");
+        }
+    }
+}
+
+impl JournalPlace {
+    fn builder(url: &Secret, migration: &str) -> PgJournalBuilder {
+        PgJournal::builder(url.reveal(), migration)
+    }
+
+    /// The entries, without holding the journal; none when there is no journal yet.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub async fn read(&self) -> Result<Option<Vec<Entry>>> {
+        let read = match self {
+            Self::File(path) => FileJournal::read(path),
+            Self::Postgres { url, migration, .. } => Self::builder(url, migration).read().await,
+        };
+        match read {
+            Ok(entries) => Ok(Some(entries)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens it and holds it; a stand-by waits until whoever holds it has ended or died.
+    ///
+    /// # Errors
+    /// `Conflict` when another runner holds it; when it cannot be opened.
+    pub async fn open(&self, stand_by: bool) -> Result<Held> {
+        let mut told = false;
+        loop {
+            let opened = match self {
+                Self::File(path) => FileJournal::open(path).map(|journal| Held::File(Arc::new(journal))),
+                Self::Postgres { url, migration, lease } => {
+                    // The first try is for the word to who waits.
+                    let wait = Duration::from_secs(if told { 3600 } else { 0 });
+                    let journal = Self::builder(url, migration).lease(*lease).wait(wait).open().await;
+                    journal.map(|journal| Held::Postgres(Arc::new(journal)))
+                }
+            };
+            match opened {
+                Err(e) if stand_by && e.kind() == Kind::Conflict => {
+                    if !std::mem::replace(&mut told, true) {
+                        eprintln!("bluegreen: standing by: {}", e.message());
+                    }
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Leaves an operator's word for whoever runs the migration.
+    ///
+    /// # Errors
+    /// When no migration was ever started with it; when it could not be written.
+    pub async fn request(&self, signal: Signal) -> Result<()> {
+        match self {
+            Self::File(path) => FileJournal::request(path, signal),
+            Self::Postgres { url, migration, .. } => Self::builder(url, migration).request(signal).await,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! From the file's keys to a [`Config`]: everything that can be found wrong without contacting anybody, with its place.
 
 use super::gate::gate;
+use super::journal;
 use super::raw;
 use super::secret::Sources;
 use super::traffic::{dns, policy, target};
@@ -44,11 +45,9 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
         environment,
     };
     let whole = file.migration.span();
-    let migration = file.migration.into_inner();
-    if migration.journal.get_ref().is_empty() {
-        let what = "journal is empty: expected a file's path such as \"shop.journal\"";
-        return Err(Fault::at(migration.journal.span(), what));
-    }
+    let mut migration = file.migration;
+    let journal = journal::place(&mut migration, &reader)?;
+    let migration = migration.into_inner();
     let (blue, blue_database) = side("blue", file.blue, &reader)?;
     let (green, green_database) = side("green", file.green, &reader)?;
     let mut spec = Spec::new(migration.name.get_ref().clone(), blue.place, green.place);
@@ -88,7 +87,7 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
     let hooks = file.hooks.map(Spanned::into_inner);
     let (deploy, decommission) = hooks.map(|h| (h.deploy, h.decommission)).unwrap_or_default();
     let asked = spec.blue.url.is_some() || spec.green.url.is_some();
-    let journal = folder.join(migration.journal.get_ref());
+    journal::is_apart(&journal, databases.as_ref(), whole.clone())?;
     let pg_tools = value(migration.pg_tools).map(|path| folder.join(path));
     let copy_jobs = value(migration.copy_jobs);
     Ok(Config {

@@ -3,6 +3,7 @@
 
 mod check;
 mod gate;
+mod journal;
 mod raw;
 mod secret;
 mod traffic;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use journal::JournalPlace;
 pub use secret::Secret;
 
 /// A migration's file, checked.
@@ -26,7 +28,7 @@ pub struct Config {
     /// What moves where.
     pub spec: Spec,
     /// Where the journal is.
-    pub journal: PathBuf,
+    pub journal: JournalPlace,
     /// The provider of the name; none when no name moves.
     pub dns: Option<Dns>,
     /// Both databases; none when no database moves.
@@ -159,13 +161,19 @@ impl Config {
         Self::parse(file, &read(file)?, &|name| std::env::var(name).ok())
     }
 
-    /// Where the migration's journal is, without asking for any secret.
+    /// Where the migration's journal is, without asking for any secret but the journal's own.
     ///
     /// # Errors
     /// When the file cannot be read or holds something else than it may.
-    pub fn journal(file: &Path) -> Result<PathBuf, ConfigError> {
-        let raw = parse(file, &read(file)?)?;
-        Ok(folder_of(file).join(raw.migration.get_ref().journal.get_ref()))
+    pub fn journal(file: &Path) -> Result<JournalPlace, ConfigError> {
+        let text = read(file)?;
+        let mut raw = parse(file, &text)?;
+        let reader = check::Reader {
+            folder: &folder_of(file),
+            environment: &|name| std::env::var(name).ok(),
+        };
+        let place = journal::place(&mut raw.migration, &reader);
+        place.map_err(|check::Fault { at, what }| fault(file, &text, at, what))
     }
 
     /// Checks a file's text.

@@ -36,7 +36,9 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct Migration {
     pub(super) name: Spanned<String>,
-    pub(super) journal: Spanned<String>,
+    pub(super) journal: Key<String>,
+    pub(super) journal_env: Key<String>,
+    pub(super) journal_file: Key<String>,
     pub(super) write_path: Key<WritePath>,
     pub(super) pause_budget: Key<Length>,
     pub(super) hold: Key<Length>,

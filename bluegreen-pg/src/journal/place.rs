@@ -1,0 +1,42 @@
+//! Where a journal is: a database, and a migration's name in it.
+
+use crate::connect::{Session, dial};
+use crate::conninfo::Conninfo;
+use crate::error::Doing;
+use crate::ident::application_name;
+use bluegreen_core::Result;
+use std::fmt;
+
+/// A durable commit, whatever the server's default is; what waits for a standby to have applied it is stronger, and stays.
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
+
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) conninfo: Conninfo,
+    pub(super) migration: String,
+}
+
+impl Place {
+    /// A session whose commits are durable.
+    pub(super) async fn connect(&self) -> Result<Session> {
+        let session = dial(
+            &self.conninfo,
+            "the journal's database",
+            &application_name(&self.migration),
+            "",
+        )
+        .await?;
+        session
+            .query_opt(DURABLE, &[])
+            .await
+            .doing("have the journal's commits durable")?;
+        Ok(session)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the journal of {:?} in {}", self.migration, self.conninfo)
+    }
+}
