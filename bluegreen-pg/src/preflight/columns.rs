@@ -2,6 +2,7 @@
 //! on blue only.
 
 use super::{Look, OURS_NOT, commands, listed, names, texts};
+use crate::catalog;
 use crate::error::describe;
 use bluegreen_core::Result;
 
@@ -13,34 +14,51 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     numbers(look).await
 }
 
-/// Generated columns are computed by the follower and not sent (before 18, never): as part of an identity they are missed.
+/// Generated columns are computed by the follower and not sent: as a part of what identifies a row they are missed. From 18 on a
+/// publisher refuses such an UPDATE, and there the whole row is no identity either; green publishes too, after the cut-over.
 async fn generated_identity(look: &mut Look<'_>) -> Result<()> {
-    let tables = texts::<2>(
+    let newest = catalog::version(look.blue)
+        .await?
+        .max(catalog::version(look.green).await?);
+    let strict = newest >= 180_000;
+    let tables = texts::<3>(
         look.blue,
         &format!(
-            "SELECT format('%I.%I', n.nspname, c.relname), string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_index i ON i.indrelid = c.oid \
-             AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END \
-             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) AND a.attgenerated <> '' \
-             WHERE {OURS_NOT} AND c.relkind = 'r' AND c.relpersistence = 'p' GROUP BY 1 ORDER BY 1"
+            "SELECT format('%I.%I', n.nspname, c.relname), string_agg(DISTINCT quote_ident(a.attname), ', '), \
+             (SELECT quote_ident(x.relname) FROM pg_index u JOIN pg_class x ON x.oid = u.indexrelid WHERE u.indrelid = c.oid \
+              AND u.indisunique AND u.indimmediate AND u.indisvalid AND u.indpred IS NULL AND u.indexprs IS NULL \
+              AND NOT EXISTS (SELECT FROM pg_attribute o WHERE o.attrelid = c.oid AND o.attnum = ANY (u.indkey) \
+               AND (NOT o.attnotnull OR o.attgenerated <> '')) ORDER BY u.indnatts, x.relname LIMIT 1) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped \
+             WHERE {OURS_NOT} AND c.relkind = 'r' AND c.relpersistence = 'p' AND (c.relreplident = 'f' AND {strict} \
+              OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey) \
+               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)) \
+             GROUP BY c.oid, 1 ORDER BY 1"
         ),
     )
     .await?;
-    if !tables.is_empty() {
-        let seen: Vec<String> = tables
-            .iter()
-            .map(|[table, columns]| format!("{table} ({columns})"))
-            .collect();
-        look.blocks(
-            "generated-identity",
-            format!("a generated column is part of what identifies a row of {}", listed("table", &seen)),
-            "generated columns are not sent: green cannot find the row that an UPDATE or DELETE means, and the mirror stops",
-            format!(
-                "use a unique index without it (REPLICA IDENTITY USING INDEX), or at blue: {}",
-                commands(tables.iter().map(|[table, _]| format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")))
-            ),
-        );
+    if tables.is_empty() {
+        return Ok(());
     }
+    let seen: Vec<String> = tables
+        .iter()
+        .map(|[table, columns, _]| format!("{table} ({columns})"))
+        .collect();
+    let mend = tables.iter().map(|[table, _, index]| match index.as_str() {
+        "" if strict => {
+            format!("-- {table}: a primary key, or a unique index on columns that are not null and not generated")
+        }
+        "" => format!("ALTER TABLE {table} REPLICA IDENTITY FULL;"),
+        index => format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index};"),
+    });
+    look.blocks(
+        "generated-identity",
+        format!("a generated column is part of what identifies a row of {}", listed("table", &seen)),
+        "generated columns are not sent: green cannot find the row that an UPDATE or DELETE means, and the mirror stops; from \
+         PostgreSQL 18 on such an UPDATE fails on the publishing side itself, the whole row as identity included",
+        format!("at blue: {}", commands(mend)),
+    );
     Ok(())
 }
 

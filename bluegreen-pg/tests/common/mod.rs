@@ -161,7 +161,7 @@ pub async fn digests(client: &Client) -> Vec<(String, i64, String)> {
         let row = client
             .query_one(
                 &format!(
-                    "SELECT count(*), coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '') FROM {table} AS t"
+                    "SELECT count(*), coalesce(md5(string_agg(a_row::text, '|' ORDER BY a_row::text)), '') FROM {table} AS a_row"
                 ),
                 &[],
             )

@@ -1,0 +1,155 @@
+//! Every kind of object that a database may hold: it comes through (its definition and its rows equal, later changes mirrored, and
+//! after the cut-over mirrored back), or the preflight refuses it with the reason. A family a file, on real clusters.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod code;
+mod rights;
+mod shapes;
+mod tables;
+mod types;
+
+use bluegreen_core::{Color, Direction, Finding, Replicator, Severity};
+use bluegreen_pg::PgReplicator;
+use common::{Pair, cut_over, digests, streaming};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+/// Two clusters; `BLUEGREEN_OBJECTS_MAJORS=15,18` says of which major versions.
+async fn pair() -> Option<Pair> {
+    let Ok(majors) = std::env::var("BLUEGREEN_OBJECTS_MAJORS") else {
+        return Pair::start().await;
+    };
+    let majors: Vec<u32> = majors.split(',').map(|major| major.parse().unwrap()).collect();
+    Pair::of_majors(majors[0], majors[1]).await
+}
+
+/// A database of a pair of clusters that is moved.
+struct Moved {
+    blue: Client,
+    replicator: PgReplicator,
+    findings: Vec<Finding>,
+    urls: [String; 2],
+    pg_dump: std::path::PathBuf,
+}
+
+impl Moved {
+    /// Blue with what `sql` makes, and the findings of a preflight.
+    async fn prepare(pair: &Pair, name: &str, sql: &str) -> Self {
+        for cluster in [&pair.blue, &pair.green] {
+            cluster.create_database(name).await.unwrap();
+        }
+        let urls = [pair.blue.url(name), pair.green.url(name)];
+        let blue = common::connect(&urls[0]).await.unwrap();
+        blue.batch_execute(sql).await.unwrap();
+        let replicator = PgReplicator::builder(name, &urls[0], &urls[1])
+            .copy_jobs(2)
+            .tools(pair.green.binaries().dir())
+            .build()
+            .unwrap();
+        Self {
+            findings: replicator.preflight().await.unwrap(),
+            pg_dump: pair.green.binaries().dir().join("pg_dump"),
+            blue,
+            replicator,
+            urls,
+        }
+    }
+
+    /// What blocks.
+    fn blocking(&self) -> Vec<&Finding> {
+        self.findings
+            .iter()
+            .filter(|f| f.severity == Severity::Blocking)
+            .collect()
+    }
+
+    /// Mirrors it and compares both sides.
+    async fn mirror(&self) {
+        assert!(self.blocking().is_empty(), "{:#?}", self.blocking());
+        self.replicator.start(Direction::BlueToGreen).await.unwrap();
+        streaming(&self.replicator, Direction::BlueToGreen).await;
+        self.is_equal().await;
+        assert_eq!(self.schema(Color::Blue), self.schema(Color::Green));
+    }
+
+    /// Changes blue and waits until green is the same.
+    async fn change(&self, sql: &str) {
+        let before = digests(&self.blue).await;
+        self.blue.batch_execute(sql).await.unwrap();
+        assert_ne!(before, digests(&self.blue).await, "it changed nothing");
+        self.is_equal().await;
+    }
+
+    /// Makes green the writer, lets blue follow, changes green, and compares again.
+    async fn and_back(&self, sql: &str) {
+        cut_over(&self.replicator, Color::Green).await;
+        self.replicator.start(Direction::GreenToBlue).await.unwrap();
+        streaming(&self.replicator, Direction::GreenToBlue).await;
+        let green = self.green().await;
+        let before = digests(&green).await;
+        green.batch_execute(sql).await.unwrap();
+        assert_ne!(before, digests(&green).await, "it changed nothing");
+        let blue = common::connect(&self.urls[0]).await.unwrap();
+        equal(&green, &blue).await;
+        assert_eq!(self.schema(Color::Blue), self.schema(Color::Green));
+        self.replicator.stop(Color::Green).await.unwrap();
+    }
+
+    /// Both ways, with the same kind of change.
+    async fn both_ways(pair: &Pair, name: &str, sql: &str, change: &str, back: &str) -> Self {
+        let moved = Self::prepare(pair, name, sql).await;
+        moved.mirror().await;
+        moved.change(change).await;
+        moved.and_back(back).await;
+        moved
+    }
+
+    async fn is_equal(&self) {
+        equal(&self.blue, &self.green().await).await;
+    }
+
+    /// A new session at green: who was connected when it became a mirror, or the writer, was ended.
+    async fn green(&self) -> Client {
+        common::connect(&self.urls[1]).await.unwrap()
+    }
+
+    /// Blue's or green's definition, without what is ours and what differs by run.
+    fn schema(&self, color: Color) -> String {
+        let url = &self.urls[usize::from(color == Color::Green)];
+        let mut dump = Command::new(&self.pg_dump);
+        dump.args([
+            "--schema-only",
+            "--no-publications",
+            "--no-subscriptions",
+            "--exclude-schema=bluegreen",
+        ]);
+        let said = dump.arg(url).output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let text = String::from_utf8(said.stdout).unwrap();
+        let kept = text
+            .lines()
+            .filter(|line| !line.starts_with("\\") && !line.starts_with("-- Dumped"));
+        kept.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Waits until the rows of all tables, and all sequences that nobody touches, are the same.
+async fn equal(writer: &Client, follower: &Client) {
+    let until = Instant::now() + Duration::from_secs(20);
+    let here = digests(writer).await;
+    loop {
+        let there = digests(follower).await;
+        if here == there {
+            return;
+        }
+        if Instant::now() > until {
+            let differ: Vec<_> = here.iter().zip(&there).filter(|(a, b)| a != b).collect();
+            panic!("not equal: {differ:#?}; {} tables and {}", here.len(), there.len());
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
