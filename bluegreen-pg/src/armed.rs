@@ -79,7 +79,7 @@ pub(crate) enum Proof {
 
 /// Who has a transaction id here and is not queued behind a lock; what is queued is ended later.
 const OTHER_WRITERS: &str = "SELECT format('pid %s of %s since %s', pid, coalesce(usename, '?'), coalesce(xact_start::text, '?')) \
-     FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
+     FROM pg_stat_activity WHERE datname = current_database() AND backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )' \
      AND backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND application_name <> $1 \
      AND wait_event_type IS DISTINCT FROM 'Lock'";
 

@@ -5,7 +5,7 @@ use crate::error::Doing;
 use crate::ident::mirror_name;
 use crate::marker::{self, Stage};
 use crate::replicator::PgReplicator;
-use crate::{baseline, mirror, slot, writers};
+use crate::{baseline, mirror, shut, slot, writers};
 use bluegreen_core::{Color, Direction, Result};
 
 const DIRECTIONS: [Direction; 2] = [Direction::BlueToGreen, Direction::GreenToBlue];
@@ -45,6 +45,7 @@ impl PgReplicator {
             writers::open_again(&green, &settings.name, settings.green.conninfo().dbname()).await?;
         }
         for session in [&blue, &green] {
+            shut::take_away(session, &settings.name).await?;
             marker::take_away(session, &settings.name).await?;
         }
         Ok(())
@@ -75,8 +76,9 @@ async fn found(session: &Session, migration: &str, color: Color) -> Result<Vec<S
              UNION ALL SELECT 'publication ' || pubname FROM pg_publication WHERE pubname = ANY ($1) \
              UNION ALL SELECT 'subscription ' || subname FROM pg_subscription WHERE subname = ANY ($1) \
              AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+             UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_trigger WHERE tgname = $2 \
              ORDER BY 1",
-            &[&names],
+            &[&names, &shut::trigger(migration)],
         )
         .await
         .doing("look for what is left")?;

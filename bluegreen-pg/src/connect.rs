@@ -115,10 +115,20 @@ pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, se
             tracing::debug!(at = whose, error = %describe(&e), "a session ended");
         }
     });
-    Ok(Session {
+    let session = Session {
         client,
         task: task.abort_handle(),
-    })
+    };
+    // Not every version has these two, so they cannot be sent along.
+    session
+        .batch_execute(
+            "SELECT pg_catalog.set_config(s, '0', false) \
+             FROM pg_catalog.unnest(ARRAY['idle_session_timeout', 'transaction_timeout']) AS s \
+             WHERE pg_catalog.current_setting(s, true) IS NOT NULL",
+        )
+        .await
+        .doing(operation())?;
+    Ok(session)
 }
 
 fn config(from: &Conninfo, whose: &str, application: &str, settings: &str) -> Result<tokio_postgres::Config> {

@@ -29,6 +29,7 @@ UNION ALL SELECT format('constraint %I on %I.%I', k.conname, r.nspname, r.relnam
     WHERE k.contype IN ('p', 'u', 'f', 'x', 'c') AND k.conparentid = 0
 UNION ALL SELECT format('trigger %I on %I.%I', t.tgname, r.nspname, r.relname)
     FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal AND t.tgparentid = 0
+    AND t.tgname !~ '^bluegreen_.*_shut$'
 UNION ALL SELECT format('policy %I on %I.%I', p.polname, r.nspname, r.relname)
     FROM relations r JOIN pg_policy p ON p.polrelid = r.oid
 UNION ALL SELECT format('function %I.%I(%s), its text %s', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid),

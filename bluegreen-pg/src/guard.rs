@@ -52,7 +52,7 @@ pub(crate) const KEY: &str = "hashtextextended('bluegreen guard ' || $1, 0)";
 
 /// Clients that did something since `$2`, or cannot be ended by the guard. `$1`: our application names.
 const NOT_SILENT: &str = "SELECT count(*), count(*) FILTER (WHERE state IS DISTINCT FROM 'idle' OR state_change > $2::timestamptz) \
-     FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
+     FROM pg_stat_activity WHERE datname = current_database() AND backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )' \
      AND pid <> pg_backend_pid() AND application_name <> ALL ($1)";
 
 impl Armed {
@@ -135,7 +135,7 @@ impl Armed {
 fn block(migration: &str, key: i32) -> String {
     let names: Vec<String> = ours(migration).iter().map(|n| literal(n)).collect();
     let clients = format!(
-        "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() \
+        "datname = current_database() AND backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )' AND pid <> pg_backend_pid() \
          AND application_name NOT IN ({}) AND (backend_start < begun OR pid = ANY (starting) OR wait_event_type = 'Lock')",
         names.join(", ")
     );

@@ -24,6 +24,7 @@ mod progress;
 mod replicator;
 mod schema;
 mod sequences;
+mod shut;
 mod slot;
 mod start;
 mod status;

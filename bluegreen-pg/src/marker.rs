@@ -13,7 +13,8 @@ CREATE SCHEMA IF NOT EXISTS bluegreen;
 CREATE TABLE IF NOT EXISTS bluegreen.marker (
     migration text PRIMARY KEY, token bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS bluegreen.state (
-    migration text PRIMARY KEY, stage text NOT NULL, opened_at timestamptz, proof bigint NOT NULL DEFAULT 0);
+    migration text PRIMARY KEY, stage text NOT NULL, opened_at timestamptz, proof bigint NOT NULL DEFAULT 0,
+    shut boolean NOT NULL DEFAULT false);
 CREATE TABLE IF NOT EXISTS bluegreen.made (
     migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
 ";

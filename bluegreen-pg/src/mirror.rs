@@ -5,7 +5,7 @@ use crate::connect::{Server, Session};
 use crate::error::{Doing, PROVIDER, fault};
 use crate::ident::{Relation, ident, literal};
 use crate::marker::MARKER;
-use bluegreen_core::{Error, Kind, Result};
+use bluegreen_core::{Color, Error, Kind, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::GenericClient;
 
@@ -63,7 +63,13 @@ pub(crate) async fn unpublish(session: &Session, name: &str) -> Result<()> {
 
 /// Makes the subscription, not running, on a slot that is there. `from` is the server that is subscribed to.
 pub(crate) async fn subscribe(client: &impl GenericClient, version: u32, name: &str, from: &Server) -> Result<()> {
-    let origin = if version >= 160_000 { ", origin = none" } else { "" };
+    // Only on the way back: what blue itself has from a third server must reach green too.
+    let back = from.color() == Color::Green;
+    let origin = if back && version >= 160_000 {
+        ", origin = none"
+    } else {
+        ""
+    };
     let sql = format!(
         "CREATE SUBSCRIPTION {0} CONNECTION {1} PUBLICATION {0} \
          WITH (create_slot = false, copy_data = false, enabled = false, slot_name = {2}{origin})",

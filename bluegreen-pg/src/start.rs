@@ -6,7 +6,7 @@ use crate::keeper::{AT_EASE, Keeper};
 use crate::marker::{self, Stage};
 use crate::progress::{Report, Work};
 use crate::replicator::{Context, PgReplicator};
-use crate::{baseline, guard, mirror, slot};
+use crate::{baseline, guard, mirror, shut, slot};
 use bluegreen_core::{Direction, Kind, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +91,7 @@ async fn turn(context: Arc<Context>, direction: Direction, report: Arc<Report>) 
     let follower = settings.connect_copy(direction.follower()).await?;
     report.stage("the old writer's clients go");
     guard::wait_for_guard(&follower, &settings.name, WORKER_GONE).await?;
+    shut::shut(&follower, &settings.name).await?;
     if mirror::look(&origin, &back).await?.is_some() {
         mirror::disable(&origin, &back).await?;
         report.stage("the other direction's worker goes");

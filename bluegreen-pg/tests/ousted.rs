@@ -243,3 +243,59 @@ async fn a_role_with_a_setting_of_its_own_is_refused() {
         .unwrap();
     replicator.arm(Color::Green, WITHIN).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_insists_on_writing_at_the_old_writer_is_refused() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    common::cut_over(&replicator, Color::Green).await;
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+    let old = pair.client(Color::Blue).await;
+    old.batch_execute("SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    for sql in [
+        "INSERT INTO ledger (token) VALUES ('astray')",
+        "UPDATE balance SET amount = 7",
+        "DELETE FROM balance",
+        "TRUNCATE ledger",
+    ] {
+        let e = old
+            .batch_execute(&format!("BEGIN READ WRITE; {sql}; COMMIT"))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            e.code(),
+            Some(&tokio_postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION),
+            "{sql}: {e}"
+        );
+        old.batch_execute("ROLLBACK").await.unwrap();
+    }
+    // What green writes still arrives, and blue, made the writer again, takes writes at once.
+    write(&pair, Color::Green, "at green").await;
+    common::cut_over(&replicator, Color::Blue).await;
+    write(&pair, Color::Blue, "at blue again").await;
+    let tokens: i64 = pair
+        .client(Color::Blue)
+        .await
+        .query_one(
+            "SELECT count(*) FROM ledger WHERE token IN ('at green', 'at blue again')",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(tokens, 2);
+    replicator.stop(Color::Blue).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), Vec::<String>::new());
+    let triggers: i64 = pair
+        .client(Color::Blue)
+        .await
+        .query_one("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(triggers, 0);
+}
