@@ -90,6 +90,27 @@ impl Server {
     pub async fn connect(&self, application: &str) -> Result<Session> {
         dial(&self.conninfo, side(self.color), application, "").await
     }
+
+    pub(crate) fn connecting(&self) -> String {
+        format!("connect to {} ({})", side(self.color), self.conninfo)
+    }
+
+    /// The error of a connection that was not had, without its source: a server may repeat what it was given.
+    pub(crate) fn refused(&self, error: PgError) -> Error {
+        let said = self.conninfo.redact(&error.to_string());
+        let error = Err::<(), _>(error).doing(self.connecting()).err();
+        let kind = error.map_or(Kind::Unexpected, |e| e.kind());
+        Error::new(kind, self.connecting(), said).provider(PROVIDER)
+    }
+
+    /// What a connection is made with, and how long that may take.
+    pub(crate) fn parts(&self, application: &str) -> Result<(tokio_postgres::Config, MakeRustlsConnect, Duration)> {
+        let config = config(&self.conninfo, side(self.color), application, "")?;
+        let mode = SslMode::of(&self.conninfo)?;
+        let tls = MakeRustlsConnect::new(client_config(&self.conninfo, mode).doing(self.connecting())?);
+        let within = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        Ok((config, tls, within))
+    }
 }
 
 /// A session to a database that is called `whose` in messages; `settings` are sent beside those of every session.

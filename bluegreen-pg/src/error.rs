@@ -23,6 +23,19 @@ pub enum PgError {
         /// What it printed.
         message: String,
     },
+    /// A server refused a statement of the copy, whose bytes we speak ourselves.
+    #[error("{message} (SQLSTATE {code})")]
+    Refused {
+        /// The SQLSTATE.
+        code: String,
+        /// What it said, with detail, hint and context.
+        message: String,
+        /// Whether it ended the session with it.
+        fatal: bool,
+    },
+    /// A server said what it should not say.
+    #[error("protocol: {0}")]
+    Protocol(String),
     /// A file or socket failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -38,6 +51,8 @@ impl PgError {
     fn kind(&self) -> Kind {
         match self {
             Self::Server(e) => kind_of(e),
+            Self::Refused { code, .. } => kind_of_code(code),
+            Self::Protocol(_) => Kind::Unexpected,
             Self::Replication(_) | Self::Io(_) => Kind::Unavailable,
             Self::Tool { .. } => Kind::Unexpected,
             Self::Tls(_) => Kind::InvalidInput,
@@ -99,7 +114,11 @@ fn kind_of(error: &tokio_postgres::Error) -> Kind {
             _ => Kind::Unexpected,
         };
     };
-    match code.code() {
+    kind_of_code(code.code())
+}
+
+fn kind_of_code(code: &str) -> Kind {
+    match code {
         "28P01" | "28000" => Kind::Unauthenticated,
         "42501" => Kind::PermissionDenied,
         "3D000" | "42704" | "42P01" | "3F000" => Kind::NotFound,

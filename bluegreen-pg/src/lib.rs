@@ -30,6 +30,7 @@ mod start;
 mod status;
 mod stuck;
 mod tls;
+mod wire;
 mod writers;
 
 pub use connect::{Server, Session, Settings};

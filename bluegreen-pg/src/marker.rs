@@ -17,6 +17,8 @@ CREATE TABLE IF NOT EXISTS bluegreen.state (
     shut boolean NOT NULL DEFAULT false);
 CREATE TABLE IF NOT EXISTS bluegreen.made (
     migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
+CREATE TABLE IF NOT EXISTS bluegreen.copied (
+    migration text NOT NULL, step int NOT NULL, PRIMARY KEY (migration, step));
 ";
 
 /// How far a side got.
@@ -125,7 +127,7 @@ pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> 
     if !is_set_up(&**session).await? {
         return Ok(());
     }
-    for table in ["marker", "made", "state"] {
+    for table in ["marker", "made", "copied", "state"] {
         session
             .execute(
                 &format!("DELETE FROM bluegreen.{table} WHERE migration = $1"),

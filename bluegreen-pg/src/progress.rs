@@ -4,6 +4,7 @@ use bluegreen_core::{Kind, MirrorStatus, Progress, Result};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// Told by the work, read by `status`.
@@ -16,6 +17,10 @@ pub(crate) struct Report {
     pub(crate) rows_total: AtomicU64,
     pub(crate) bytes_done: AtomicU64,
     pub(crate) bytes_total: AtomicU64,
+    /// Bytes of indexes at the origin: how many of them are made here, and of how many.
+    built: AtomicU64,
+    to_build: AtomicU64,
+    begun: Mutex<Option<Instant>>,
 }
 
 impl Report {
@@ -30,7 +35,32 @@ impl Report {
     pub(crate) fn copying(&self, rows: u64, bytes: u64) {
         self.rows_total.store(rows, Ordering::Relaxed);
         self.bytes_total.store(bytes, Ordering::Relaxed);
+        for done in [&self.rows_done, &self.bytes_done, &self.built, &self.to_build] {
+            done.store(0, Ordering::Relaxed);
+        }
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.copying.store(true, Ordering::Relaxed);
+    }
+
+    /// How much is to be made of indexes.
+    pub(crate) fn to_build(&self, bytes: u64) {
+        self.to_build.store(bytes, Ordering::Relaxed);
+    }
+
+    /// So much more is made of indexes.
+    pub(crate) fn built(&self, bytes: u64) {
+        self.built.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How long it will still take, if it goes on as it went: rows and indexes alike, by their bytes.
+    fn left(&self) -> Option<Duration> {
+        let begun = (*self.begun.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let sum = |a: &AtomicU64, b: &AtomicU64| a.load(Ordering::Relaxed) + b.load(Ordering::Relaxed);
+        time_left(
+            begun.elapsed(),
+            sum(&self.bytes_done, &self.built),
+            sum(&self.bytes_total, &self.to_build),
+        )
     }
 
     fn status(&self) -> MirrorStatus {
@@ -50,8 +80,18 @@ impl Report {
             rows: progress(&self.rows_done, &self.rows_total),
             bytes: progress(&self.bytes_done, &self.bytes_total),
             stage,
+            left: self.left(),
         }
     }
+}
+
+/// Nothing is said of the first second, nor before a hundredth is done.
+fn time_left(elapsed: Duration, done: u64, total: u64) -> Option<Duration> {
+    if elapsed < Duration::from_secs(1) || done == 0 || done < total / 100 {
+        return None;
+    }
+    let left = u128::from(total.saturating_sub(done)) * elapsed.as_millis() / u128::from(done);
+    u64::try_from(left).ok().map(Duration::from_millis)
 }
 
 /// A task of ours. Dropping it ends it.
@@ -105,5 +145,21 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_is_left_follows_from_what_was_done() {
+        let seconds = Duration::from_secs;
+        assert_eq!(time_left(seconds(10), 25, 100), Some(seconds(30)));
+        assert_eq!(time_left(seconds(10), 100, 100), Some(seconds(0)));
+        assert_eq!(time_left(seconds(10), 120, 100), Some(seconds(0)));
+        assert_eq!(time_left(Duration::from_millis(900), 25, 100), None);
+        assert_eq!(time_left(seconds(10), 1, 1000), None);
+        assert_eq!(time_left(seconds(10), 0, 0), None);
     }
 }

@@ -18,6 +18,7 @@ pub(crate) struct Options {
     pub(crate) copy_jobs: usize,
     pub(crate) fence_lock_timeout: Duration,
     pub(crate) slot_wait: Duration,
+    pub(crate) blue_latency: Duration,
     pub(crate) tools: Option<PathBuf>,
     pub(crate) free_disk: FreeDisk,
 }
@@ -107,6 +108,7 @@ impl PgReplicator {
                 copy_jobs: 4,
                 fence_lock_timeout: Duration::from_millis(100),
                 slot_wait: Duration::from_secs(60),
+                blue_latency: Duration::from_millis(100),
                 tools: None,
                 free_disk: FreeDisk::default(),
             },
@@ -165,6 +167,14 @@ impl PgReplicatorBuilder {
     #[must_use]
     pub fn slot_wait(mut self, wait: Duration) -> Self {
         self.options.slot_wait = wait;
+        self
+    }
+
+    /// How long a small query at the copied side may take before the first copy holds itself back, if that is far above
+    /// what it took before; 100 ms when not said.
+    #[must_use]
+    pub fn copy_latency(mut self, limit: Duration) -> Self {
+        self.options.blue_latency = limit;
         self
     }
 

@@ -8,6 +8,7 @@ use bluegreen_core::{Color, Kind, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// PostgreSQL's programs of a version that can read the one server and write for the other.
@@ -62,7 +63,6 @@ impl Tools {
         let server = context.settings.server(color);
         let mut command = Command::new(self.folder.join(tool));
         command
-            .stdin(Stdio::null())
             .kill_on_drop(true)
             .env("PGAPPNAME", copy_application_name(&context.settings.name))
             .env("PGOPTIONS", SESSION_SETTINGS)
@@ -111,10 +111,26 @@ async fn major_of(folder: &Path) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-async fn run(tool: &str, context: &Context, color: Color, mut command: Command) -> Result<Vec<u8>> {
+/// Runs a tool, with something to read; returns what it wrote.
+async fn run(tool: &str, context: &Context, color: Color, mut command: Command, input: &[u8]) -> Result<Vec<u8>> {
     let doing = format!("run {tool}");
-    let done = command.output().await.doing(doing.clone())?;
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().doing(doing.clone())?;
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            stdin.write_all(input).await?;
+            stdin.shutdown().await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let (fed, done) = tokio::join!(feed, child.wait_with_output());
+    let done = done.doing(doing.clone())?;
     if done.status.success() {
+        fed.doing(doing)?;
         return Ok(done.stdout);
     }
     let said = String::from_utf8_lossy(&done.stderr);
@@ -126,24 +142,38 @@ async fn run(tool: &str, context: &Context, color: Color, mut command: Command) 
     .doing(doing)
 }
 
-/// Writes the schema as the snapshot sees it into `file`.
-pub(crate) async fn dump(tools: &Tools, context: &Context, origin: Color, snapshot: &str, file: &Path) -> Result<()> {
+/// The schema as the snapshot sees it, in `pg_dump`'s own form. It is kept in memory: nothing is left behind by a death.
+pub(crate) async fn dump(tools: &Tools, context: &Context, origin: Color, snapshot: &str) -> Result<Vec<u8>> {
     let mut command = tools.command("pg_dump", context, origin);
     command
         .args([
             "--format=custom",
+            "--compress=0",
             "--schema-only",
             "--no-publications",
             "--no-subscriptions",
         ])
         .args(["--no-password", "--exclude-schema=bluegreen"])
         .arg(format!("--snapshot={snapshot}"))
-        .arg("--file")
-        .arg(file)
         .arg("--dbname")
         .arg(libpq_string(context, origin));
-    run("pg_dump", context, origin, command).await?;
-    Ok(())
+    run("pg_dump", context, origin, command, &[]).await
+}
+
+/// A section of the dump (`pre-data`, `post-data`) as a script.
+pub(crate) async fn section(
+    tools: &Tools,
+    context: &Context,
+    follower: Color,
+    dump: &[u8],
+    section: &str,
+) -> Result<String> {
+    let mut command = tools.command("pg_restore", context, follower);
+    command.arg(format!("--section={section}")).arg("--file=-");
+    let sql = run("pg_restore", context, follower, command, dump).await?;
+    let sql =
+        String::from_utf8(sql).map_err(|_| fault(Kind::Unexpected, "read the schema", "the dump is not in UTF-8"))?;
+    Ok(sql.split_inclusive('\n').filter_map(for_follower).collect())
 }
 
 /// The connection string for a program: its options come by environment and would otherwise be overridden.
@@ -192,78 +222,71 @@ fn for_follower(line: &str) -> Option<Cow<'_, str>> {
     (!kept.is_empty()).then(|| line.replace(options, &kept.join(", ")).into())
 }
 
-/// Makes schemas, types, functions and tables at `follower`, and records in the same transaction what was made.
-pub(crate) async fn restore_tables(
-    tools: &Tools,
-    context: &Context,
-    follower: Color,
-    session: &mut Session,
-    file: &Path,
-) -> Result<()> {
-    let mut command = tools.command("pg_restore", context, follower);
-    command.args(["--section=pre-data", "--file=-"]).arg(file);
-    let sql = run("pg_restore", context, follower, command).await?;
-    let sql =
-        String::from_utf8(sql).map_err(|_| fault(Kind::Unexpected, "read the schema", "the dump is not in UTF-8"))?;
-    let sql: String = sql.split_inclusive('\n').filter_map(for_follower).collect();
+/// So many statements share a transaction, so that the locks of a large schema need not fit into one.
+const TOGETHER: usize = 1000;
+
+/// Makes schemas, types, functions and tables at the follower, and records in the same transactions what was made.
+pub(crate) async fn restore_tables(context: &Context, session: &mut Session, statements: &[String]) -> Result<()> {
     let doing = "make the schema";
-    let transaction = session.transaction().await.doing(doing)?;
-    transaction
-        .batch_execute(&format!("CREATE TEMP TABLE before_us ON COMMIT DROP AS {OBJECTS}"))
+    session
+        .batch_execute(&format!("CREATE TEMP TABLE before_us AS {OBJECTS}"))
         .await
         .doing(doing)?;
-    transaction.batch_execute(&sql).await.doing(doing)?;
-    transaction
-        .execute(
-            &format!(
-                "INSERT INTO bluegreen.made (migration, kind, identity) SELECT $1, i.type, i.identity FROM \
-                 ({OBJECTS} EXCEPT SELECT classid, objid FROM pg_temp.before_us) AS t, \
-                 LATERAL pg_identify_object(t.classid, t.objid, 0) AS i \
-                 ORDER BY t.classid = 'pg_namespace'::regclass, t.objid"
-            ),
-            &[&context.settings.name],
-        )
-        .await
-        .doing("record what was made")?;
-    transaction.commit().await.doing(doing)
-}
-
-/// Makes indexes, constraints and triggers at `follower`, several at a time.
-pub(crate) async fn restore_rest(tools: &Tools, context: &Context, follower: Color, file: &Path) -> Result<()> {
-    let mut command = tools.command("pg_restore", context, follower);
-    command
-        .args(["--section=post-data", "--exit-on-error", "--no-password"])
-        .arg(format!("--jobs={}", context.options.copy_jobs))
-        .arg("--dbname")
-        .arg(libpq_string(context, follower))
-        .arg(file);
-    run("pg_restore", context, follower, command).await?;
-    Ok(())
+    for some in statements.chunks(TOGETHER) {
+        let transaction = session.transaction().await.doing(doing)?;
+        transaction.batch_execute(&some.join(";\n")).await.doing(doing)?;
+        transaction
+            .execute(
+                &format!(
+                    "WITH new AS ({OBJECTS} EXCEPT SELECT classid, objid FROM pg_temp.before_us), \
+                     known AS (INSERT INTO pg_temp.before_us SELECT classid, objid FROM new) \
+                     INSERT INTO bluegreen.made (migration, kind, identity) SELECT $1, i.type, i.identity FROM new, \
+                     LATERAL pg_identify_object(new.classid, new.objid, 0) AS i \
+                     ORDER BY new.classid = 'pg_namespace'::regclass, new.objid"
+                ),
+                &[&context.settings.name],
+            )
+            .await
+            .doing("record what was made")?;
+        transaction.commit().await.doing(doing)?;
+    }
+    session.batch_execute("DROP TABLE pg_temp.before_us").await.doing(doing)
 }
 
 /// Drops what an unfinished try made, and nothing else.
 pub(crate) async fn wipe(session: &mut Session, migration: &str) -> Result<()> {
     let doing = "drop what the unfinished copy made";
-    let transaction = session.transaction().await.doing(doing)?;
-    let made = transaction
+    let made = session
         .query(
-            "SELECT kind, identity FROM bluegreen.made WHERE migration = $1 ORDER BY ordinal",
+            "SELECT kind, identity, ordinal FROM bluegreen.made WHERE migration = $1 ORDER BY ordinal",
             &[&migration],
         )
         .await
         .doing(doing)?;
-    for row in &made {
-        let (kind, identity): (&str, &str) = (row.get(0), row.get(1));
+    for some in made.chunks(TOGETHER) {
+        let mut sql = String::new();
+        let mut last = 0;
+        for row in some {
+            let (kind, identity): (&str, &str) = (row.get(0), row.get(1));
+            sql.push_str(&format!("DROP {kind} IF EXISTS {identity} CASCADE;"));
+            last = row.get::<_, i64>(2);
+        }
+        let transaction = session.transaction().await.doing(doing)?;
+        transaction.batch_execute(&sql).await.doing(doing)?;
         transaction
-            .batch_execute(&format!("DROP {kind} IF EXISTS {identity} CASCADE"))
+            .execute(
+                "DELETE FROM bluegreen.made WHERE migration = $1 AND ordinal <= $2",
+                &[&migration, &last],
+            )
             .await
-            .doing(format!("{doing}: {kind} {identity}"))?;
+            .doing(doing)?;
+        transaction.commit().await.doing(doing)?;
     }
-    transaction
-        .execute("DELETE FROM bluegreen.made WHERE migration = $1", &[&migration])
+    session
+        .execute("DELETE FROM bluegreen.copied WHERE migration = $1", &[&migration])
         .await
         .doing(doing)?;
-    transaction.commit().await.doing(doing)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -51,9 +51,10 @@ pub(super) async fn run(cx: &Context<'_>, direction: Direction) -> Result<Option
             None
         }
         // A copy takes as long as it takes; its own failure ends it, not our patience.
-        MirrorStatus::Copying { stage, rows, .. } => {
+        MirrorStatus::Copying { stage, rows, left, .. } => {
             cx.came("mirror");
-            Some(cx.look(format!("{stage}: {} of {} rows", rows.done, rows.total)))
+            let left = left.map_or_else(String::new, |left| format!(", about {} s to go", left.as_secs() + 1));
+            Some(cx.look(format!("{stage}: {} of {} rows{left}", rows.done, rows.total)))
         }
         MirrorStatus::Streaming(lag) => Some(cx.look_patiently("mirror", format!("{} bytes behind", lag.bytes))),
         other => {

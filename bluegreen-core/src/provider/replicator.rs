@@ -90,6 +90,9 @@ pub enum MirrorStatus {
         bytes: Progress,
         /// What it is at: `copy`, `indexes`, `constraints`.
         stage: String,
+        /// How long it will still take, about; none while nobody can tell.
+        #[serde(default)]
+        left: Option<Duration>,
     },
     /// Exists and is ready to be switched on, but does not run.
     Armed,

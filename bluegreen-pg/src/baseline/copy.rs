@@ -1,107 +1,238 @@
-//! The rows: several streams of `COPY` from the snapshot straight into the follower, nothing stored between.
+//! The rows: several streams of `COPY` from the snapshot straight into the follower, nothing stored between. A lost
+//! connection repeats its piece while the snapshot lives.
 
-use super::plan::{self, Chunk};
-use crate::connect::Session;
-use crate::error::{Doing, fault};
-use crate::ident::literal;
+use super::brake::{Brake, Gauge};
+use super::plan::{Load, Piece};
+use super::pump::{Broke, pump};
+use super::queue::Queue;
+use super::record;
+use crate::error::{Doing, PgError, fault};
+use crate::ident::{copy_application_name, literal};
 use crate::progress::Report;
 use crate::replicator::Context;
-use bluegreen_core::{Direction, Kind, Result};
-use bytes::{Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
-use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use crate::wire::Wire;
+use bluegreen_core::{Direction, Error, Kind, Result};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-/// A piece of this size is about a second's work.
-const CHUNK_BYTES: u64 = 64 << 20;
+/// How long a stream tries to have its connections again.
+const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A server sends a message a row; so many bytes are handed on at a time.
-const BUFFER: usize = 64 << 10;
+/// How long it waits in between.
+const BETWEEN: Duration = Duration::from_millis(500);
 
-/// Copies every row that the snapshot sees.
-pub(super) async fn run(context: &Context, direction: Direction, snapshot: &str, report: &Arc<Report>) -> Result<()> {
-    let first = open(context, direction, snapshot).await?;
-    let (chunks, rows) = plan::plan(&first.0, CHUNK_BYTES).await?;
-    let bytes = chunks.iter().map(|c| c.bytes).sum();
-    report.copying(rows, bytes);
-    tracing::debug!(
-        chunks = chunks.len(),
-        tables = plan::pieces(&chunks).len(),
-        bytes,
-        "copy planned"
-    );
-    let workers = context.options.copy_jobs.clamp(1, chunks.len().max(1));
-    let queue = Arc::new(Mutex::new(VecDeque::from(chunks)));
-    let mut set = JoinSet::new();
-    set.spawn(work(first, queue.clone(), report.clone()));
-    for _ in 1..workers {
-        let pair = open(context, direction, snapshot).await?;
-        set.spawn(work(pair, queue.clone(), report.clone()));
+/// Settings of the sessions that write; they end with them. A lost row cannot be noticed before the end, where the record
+/// of every piece is looked for. What is written is new: the log's files need no zeroes first, where we may say so.
+const WRITER: &str = "SET synchronous_commit = off; SET client_min_messages = error; \
+     DO $$ BEGIN SET wal_init_zero = off; EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
+
+/// What all streams of one copy share.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) context: Arc<Context>,
+    pub(super) direction: Direction,
+    pub(super) snapshot: String,
+    pub(super) report: Arc<Report>,
+    pub(super) brake: Arc<Brake>,
+}
+
+/// Why a copy ended before its end.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Its snapshot is gone: what is copied fits nothing that could still be copied.
+    Snapshot(Error),
+    Fault(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Fault(error)
     }
-    while let Some(done) = set.join_next().await {
+}
+
+/// Copies every row of the loads. `done` hears the number of each load whose tables are complete.
+pub(super) async fn run(copy: &Arc<Copy>, loads: &[Load], done: UnboundedSender<usize>) -> Result<(), Stop> {
+    let pieces: usize = loads.iter().map(|l| l.pieces.len()).sum();
+    let streams = copy.context.options.copy_jobs.clamp(1, pieces.max(1));
+    let queue = Arc::new(Mutex::new(Queue::new(loads)));
+    let mut set = JoinSet::new();
+    for number in 0..streams {
+        set.spawn(stream(copy.clone(), number, queue.clone(), done.clone()));
+    }
+    while let Some(ended) = set.join_next().await {
         // The first failure ends the others: dropping the set aborts them.
-        done.map_err(|e| fault(Kind::Unexpected, "copy the rows", format!("a worker died: {e}")))??;
+        ended.map_err(|e| fault(Kind::Unexpected, "copy the rows", format!("a stream died: {e}")))??;
     }
     Ok(())
 }
 
-async fn open(context: &Context, direction: Direction, snapshot: &str) -> Result<(Session, Session)> {
-    let source = context.settings.connect_copy(direction.origin()).await?;
-    let target = context.settings.connect_copy(direction.follower()).await?;
-    source
-        .batch_execute(&format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-            literal(snapshot)
-        ))
-        .await
-        .doing("import the snapshot")?;
-    // A lost row cannot be noticed before the copy has ended, and then all of it is repeated.
-    target
-        .batch_execute("SET synchronous_commit = off")
-        .await
-        .doing("prepare the copy")?;
-    Ok((source, target))
-}
-
-async fn work(pair: (Session, Session), queue: Arc<Mutex<VecDeque<Chunk>>>, report: Arc<Report>) -> Result<()> {
+async fn stream(
+    copy: Arc<Copy>,
+    number: usize,
+    queue: Arc<Mutex<Queue>>,
+    done: UnboundedSender<usize>,
+) -> Result<(), Stop> {
+    let queue = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pair = None;
+    let mut at = None;
     loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let Some(chunk) = next else { return Ok(()) };
-        copy(&pair.0, &pair.1, &chunk, &report).await?;
-    }
-}
-
-async fn copy(source: &Session, target: &Session, chunk: &Chunk, report: &Report) -> Result<()> {
-    let doing = || format!("copy the rows of {}", chunk.table());
-    let mut rows = std::pin::pin!(source.copy_out(&chunk.read()).await.doing(doing())?);
-    let mut sink = std::pin::pin!(target.copy_in::<_, Bytes>(&chunk.write()).await.doing(doing())?);
-    let mut buffer = BytesMut::with_capacity(2 * BUFFER);
-    let mut sent = 0;
-    while let Some(part) = rows.next().await {
-        let part = part.doing(doing())?;
-        buffer.extend_from_slice(&part);
-        if buffer.len() >= BUFFER {
-            sent += report.count(buffer.len(), chunk.bytes, sent);
-            sink.send(buffer.split().freeze()).await.doing(doing())?;
+        copy.brake.turn(number, || queue().is_empty()).await;
+        let next = queue().next(at);
+        let Some((load, piece)) = next else { return Ok(()) };
+        at = Some(load);
+        copy.piece(&mut pair, &piece).await?;
+        if queue().is_in(load) && done.send(load).is_err() {
+            return Ok(());
         }
     }
-    if !buffer.is_empty() {
-        sink.send(buffer.freeze()).await.doing(doing())?;
-    }
-    let copied = sink.finish().await.doing(doing())?;
-    report.rows_done.fetch_add(copied, Ordering::Relaxed);
-    // The stream's size is not the table's: what the table has is done now.
-    report.bytes_done.fetch_add(chunk.bytes - sent, Ordering::Relaxed);
-    Ok(())
 }
 
-impl Report {
-    /// Counts what was streamed, never more than the piece's size; returns what was counted.
-    fn count(&self, streamed: usize, limit: u64, before: u64) -> u64 {
-        let more = u64::try_from(streamed).unwrap_or(u64::MAX).min(limit - before);
-        self.bytes_done.fetch_add(more, Ordering::Relaxed);
-        more
+/// The two ends of a stream.
+struct Pair {
+    source: Wire,
+    target: Wire,
+}
+
+impl Copy {
+    /// Copies a piece, again and again while connections are lost.
+    async fn piece(&self, pair: &mut Option<Pair>, piece: &Piece) -> Result<(), Stop> {
+        let mut trial = Trial::default();
+        let mut was = None;
+        loop {
+            let error = match self.once(pair, piece, was).await {
+                Ok(()) => return Ok(()),
+                Err(Failed { target, error }) => {
+                    was = target.or(was);
+                    error
+                }
+            };
+            if snapshot_is_gone(&error) {
+                return Err(Stop::Snapshot(error));
+            }
+            trial.failed(&piece.name, error).await?;
+        }
     }
+
+    async fn once(&self, pair: &mut Option<Pair>, piece: &Piece, was: Option<i32>) -> Result<(), Failed> {
+        let mut gauge = Gauge::new(&self.report, &self.brake, piece.bytes);
+        if let Some(pid) = was {
+            let sure = self.settle(pid, piece.step).await.map_err(Failed::early)?;
+            if sure {
+                gauge.done(0);
+                return Ok(());
+            }
+        }
+        let mut ends = match pair.take() {
+            Some(ends) => ends,
+            None => self.open().await.map_err(Failed::early)?,
+        };
+        let write = format!(
+            "{}; {}",
+            record::insert(&self.context.settings.name, piece.step),
+            piece.write
+        );
+        match pump(&mut ends.source, &mut ends.target, &piece.read, &write, &mut gauge).await {
+            Ok(rows) => {
+                gauge.done(rows);
+                *pair = Some(ends);
+                Ok(())
+            }
+            Err(broke) => {
+                gauge.undone();
+                let (side, error) = match broke {
+                    Broke::Source(e) => (self.direction.origin(), e),
+                    Broke::Target(e) => (self.direction.follower(), e),
+                };
+                let doing = format!("copy the rows of {} at {}", piece.name, crate::ident::side(side));
+                Err::<(), _>(error).doing(doing).map_err(|error| Failed {
+                    target: Some(ends.target.pid),
+                    error,
+                })
+            }
+        }
+    }
+
+    /// Ends the lost session's process, which may still be at it, and tells whether it had kept the piece.
+    pub(super) async fn settle(&self, pid: i32, step: i32) -> Result<bool> {
+        let doing = "end a lost session of the copy";
+        let settings = &self.context.settings;
+        let session = settings.connect_copy(self.direction.follower()).await?;
+        let until = Instant::now() + Duration::from_secs(15);
+        loop {
+            let there = session
+                .query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = $2",
+                    &[&pid, &copy_application_name(&settings.name)],
+                )
+                .await
+                .doing(doing)?;
+            if there.is_empty() {
+                return record::has(&session, &settings.name, step).await;
+            }
+            if Instant::now() > until {
+                return Err(fault(Kind::Timeout, doing, format!("process {pid} does not end")));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn open(&self) -> Result<Pair> {
+        let settings = &self.context.settings;
+        let application = copy_application_name(&settings.name);
+        let reader = format!(
+            "SET client_min_messages = error; SET synchronize_seqscans = off; \
+             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            literal(&self.snapshot)
+        );
+        let (source, target) = tokio::try_join!(
+            settings
+                .server(self.direction.origin())
+                .connect_wire(&application, &reader),
+            settings
+                .server(self.direction.follower())
+                .connect_wire(&application, WRITER),
+        )?;
+        Ok(Pair { source, target })
+    }
+}
+
+/// How long something has been tried again.
+#[derive(Debug, Default)]
+pub(super) struct Trial(Option<Instant>);
+
+impl Trial {
+    /// Waits a moment if the error may pass by itself and has not lasted too long; else gives it back.
+    pub(super) async fn failed(&mut self, what: &str, error: Error) -> Result<()> {
+        let since = *self.0.get_or_insert_with(Instant::now);
+        let passes = matches!(error.kind(), Kind::Unavailable | Kind::Timeout);
+        if !passes || since.elapsed() > PATIENCE {
+            return Err(error);
+        }
+        tracing::warn!(%what, %error, "tried again");
+        tokio::time::sleep(BETWEEN).await;
+        Ok(())
+    }
+}
+
+/// A piece that failed, and the target's process that may still be at it.
+struct Failed {
+    target: Option<i32>,
+    error: Error,
+}
+
+impl Failed {
+    fn early(error: Error) -> Self {
+        Self { target: None, error }
+    }
+}
+
+/// A session that cannot import the snapshot any more.
+fn snapshot_is_gone(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<PgError>());
+    let Some(PgError::Server(e)) = cause else { return false };
+    // Of the statements that prepare a session only the import can fail so.
+    e.code()
+        .is_some_and(|c| matches!(c.code(), "22023" | "42704" | "55000"))
 }

@@ -1,18 +1,32 @@
 //! The first copy: a slot and its snapshot, the schema, the rows, the rest of the schema, the subscription.
 
+mod brake;
 mod copy;
+mod finish;
 mod plan;
+mod pump;
+mod queue;
+mod record;
+mod rest;
+mod script;
+mod types;
+mod views;
 
 use crate::connect::Session;
 use crate::error::{Doing, fault};
-use crate::ident::{copy_application_name, ident, mirror_name};
+use crate::ident::{Relation, copy_application_name, mirror_name};
 use crate::marker::{self, Stage};
 use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
 use crate::{catalog, mirror, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
+use brake::Brake;
+use copy::Stop;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// Checks that it may begin, takes away what an unfinished try left, and prepares both sides. Returns when the long
 /// part can run.
@@ -103,19 +117,36 @@ async fn end_copy_sessions(session: &Session, migration: &str) -> Result<()> {
     }
 }
 
-/// The long part, to the running subscription.
+/// How often it begins again by itself.
+const BEGINNINGS: u32 = 3;
+
+/// The long part, to the running subscription. A lost snapshot begins it again.
 pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc<Report>) -> Result<()> {
+    let mut beginnings = 1;
+    loop {
+        let error = match once(&context, direction, &report).await {
+            Ok(()) => return Ok(()),
+            Err(Stop::Snapshot(error)) if beginnings < BEGINNINGS => error,
+            Err(Stop::Snapshot(error) | Stop::Fault(error)) => return Err(error),
+        };
+        beginnings += 1;
+        tracing::warn!(%error, "the snapshot is lost");
+        report.stage("begun again: the snapshot was lost with blue's connection, and what was copied fits no other");
+        let mut trial = copy::Trial::default();
+        while let Err(error) = begin(&context, direction).await {
+            trial.failed("begin again", error).await?;
+        }
+    }
+}
+
+async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>) -> Result<(), Stop> {
     let settings = &context.settings;
     let (from, to) = (direction.origin(), direction.follower());
     let name = mirror_name(&settings.name, direction);
     let origin = settings.connect_copy(from).await?;
     let mut follower = settings.connect_copy(to).await?;
-    let tools = tools(&context, &origin, &follower).await?;
-    let folder = tempfile::Builder::new()
-        .prefix("bluegreen-")
-        .tempdir()
-        .doing("make a folder for the schema")?;
-    let file = folder.path().join("schema");
+    let tools = tools(context, &origin, &follower).await?;
+    record::clear(&*follower, &settings.name).await?;
 
     report.stage("slot and snapshot");
     let snapshot = slot::create_with_snapshot(
@@ -127,48 +158,99 @@ pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc
     )
     .await?;
     report.stage("schema");
-    schema::dump(&tools, &context, from, &snapshot.name, &file).await?;
-    schema::restore_tables(&tools, &context, to, &mut follower, &file).await?;
+    let dump = schema::dump(&tools, context, from, &snapshot.name).await?;
+    let (tables, rest) = tokio::try_join!(
+        schema::section(&tools, context, to, &dump, "pre-data"),
+        schema::section(&tools, context, to, &dump, "post-data"),
+    )?;
+    drop(dump);
+    schema::restore_tables(context, &mut follower, &script::statements(&tables)).await?;
+
+    let (loads, rows) = plan::plan(&origin, &follower, plan::CHUNK_BYTES).await?;
+    let bytes = loads.iter().map(plan::Load::bytes).sum();
+    let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
+    let rest = rest::Rest::sort(&rest, &loaded);
+    tracing::debug!(loads = loads.len(), tables = loaded.len(), bytes, "copy planned");
+    report.copying(rows, bytes);
+    let copy = Arc::new(copy::Copy {
+        context: context.clone(),
+        direction,
+        snapshot: snapshot.name.clone(),
+        report: report.clone(),
+        brake: Arc::new(Brake::new(context.options.copy_jobs)),
+    });
+    let mut finish = finish::Finish::new(copy.clone(), &rest, &loads, &origin).await?;
+    finish.in_order(&rest.before, "statistics objects").await?;
     report.stage("copy");
-    copy::run(&context, direction, &snapshot.name, &report).await?;
+    rows_and_indexes(&copy, &loads, &mut finish).await?;
     drop(snapshot);
-    report.stage("indexes and constraints");
-    schema::restore_rest(&tools, &context, to, &file).await?;
+    report.stage("constraints");
+    finish.in_order(&rest.after, "constraints and triggers").await?;
+    finish.at_once(by_table(&rest.validate), "foreign keys").await?;
     report.stage("statistics");
-    refresh_views(&origin, &follower).await?;
-    follower.batch_execute("ANALYZE").await.doing("run ANALYZE")?;
+    finish
+        .in_order(&views::refreshes(&origin).await?, "materialized views")
+        .await?;
+    finish
+        .in_order(&views::analyses(&follower).await?, "statistics")
+        .await?;
 
     report.stage("subscription");
     let version = catalog::version(&follower).await?;
     let transaction = follower.transaction().await.doing("create the subscription")?;
+    // All that was written before this commit is durable with it, if it is durable itself.
+    transaction
+        .batch_execute(DURABLY)
+        .await
+        .doing("create the subscription")?;
+    record::complete(&transaction, &settings.name, finish.steps()).await?;
+    record::clear(&transaction, &settings.name).await?;
     mirror::subscribe(&transaction, version, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;
     transaction.commit().await.doing("create the subscription")?;
-    mirror::enable(&follower, &name).await
+    mirror::enable(&follower, &name).await?;
+    Ok(())
+}
+
+const DURABLY: &str =
+    "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Copies, and makes what each table needs as soon as it is in.
+async fn rows_and_indexes(
+    copy: &Arc<copy::Copy>,
+    loads: &[plan::Load],
+    finish: &mut finish::Finish<'_>,
+) -> Result<(), Stop> {
+    let (done, heard) = mpsc::unbounded_channel();
+    // Dropped, it ends what it runs.
+    let mut watching = JoinSet::new();
+    watching.spawn(brake::watch(
+        copy.context.clone(),
+        copy.direction,
+        copy.brake.clone(),
+        copy.report.clone(),
+    ));
+    let rows = async {
+        copy::run(copy, loads, done).await?;
+        drop(watching);
+        copy.report.stage("indexes");
+        Ok(())
+    };
+    let indexes = async { finish.tables(heard).await.map_err(Stop::Fault) };
+    tokio::try_join!(rows, indexes)?;
+    Ok(())
+}
+
+/// Two constraints of one table cannot be validated at the same time.
+fn by_table(validate: &[(Relation, String)]) -> Vec<Vec<String>> {
+    let mut groups: BTreeMap<&Relation, Vec<String>> = BTreeMap::new();
+    for (table, sql) in validate {
+        groups.entry(table).or_default().push(sql.clone());
+    }
+    groups.into_values().collect()
 }
 
 async fn tools(context: &Context, origin: &Session, follower: &Session) -> Result<Tools> {
     let (source, target) = (catalog::version(origin).await?, catalog::version(follower).await?);
     Tools::find(context.options.tools.as_deref(), source, target).await
-}
-
-/// Materialized views that have rows at the origin, in the order they were made: one may read another.
-async fn refresh_views(origin: &Session, follower: &Session) -> Result<()> {
-    let doing = "refresh the materialized views";
-    let rows = origin
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'm' AND c.relispopulated AND n.nspname !~ '^pg_' ORDER BY c.oid",
-            &[],
-        )
-        .await
-        .doing(doing)?;
-    for row in rows {
-        let (schema, view): (&str, &str) = (row.get(0), row.get(1));
-        follower
-            .batch_execute(&format!("REFRESH MATERIALIZED VIEW {}.{}", ident(schema), ident(view)))
-            .await
-            .doing(format!("{doing}: {schema}.{view}"))?;
-    }
-    Ok(())
 }

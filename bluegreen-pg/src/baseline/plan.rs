@@ -1,66 +1,44 @@
-//! What is copied in which pieces: whole tables, and large ones in ranges of their pages. Pure but for the reading.
+//! What is copied in which pieces: small tables many at a time, large ones in ranges of their pages. Pure but for the
+//! reading.
 
+use super::types::Types;
 use crate::connect::Session;
 use crate::error::Doing;
 use crate::ident::{Relation, ident};
 use bluegreen_core::Result;
-use std::collections::{BTreeMap, HashMap};
 
-/// A piece of a table.
+/// A piece of this size is about a second's work: what is repeated when a connection is lost.
+pub(super) const CHUNK_BYTES: u64 = 64 << 20;
+
+/// Small tables share a piece up to this size and number: one round trip for all, and not too many locks.
+const BATCH_BYTES: u64 = 8 << 20;
+const BATCH_TABLES: usize = 64;
+
+/// What one stream does in one go, and one transaction of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Chunk {
-    table: Relation,
-    columns: Vec<String>,
-    /// First page, and the page after the last; without an end it takes what came since the planning.
-    pages: Option<(u64, Option<u64>)>,
-    binary: bool,
+pub(super) struct Piece {
+    /// Which one it is, for the target's own record of what it has.
+    pub(super) step: i32,
+    /// The statements that read it, one answer each.
+    pub(super) read: String,
+    /// The statements that write it, in the same order.
+    pub(super) write: String,
     /// How large it is, about.
     pub(super) bytes: u64,
+    /// What it is called in messages.
+    pub(super) name: String,
 }
 
-impl Chunk {
-    /// The statement that reads it.
-    pub(super) fn read(&self) -> String {
-        let columns = self.columns();
-        let what = match self.pages {
-            _ if self.columns.is_empty() => self.table.to_string(),
-            None => format!("{} ({columns})", self.table),
-            Some((from, to)) => {
-                let end = to.map(|to| format!(" AND ctid < '({to},0)'")).unwrap_or_default();
-                format!(
-                    "(SELECT {columns} FROM ONLY {} WHERE ctid >= '({from},0)'{end})",
-                    self.table
-                )
-            }
-        };
-        format!("COPY {what} TO STDOUT (FORMAT {})", self.format())
-    }
+/// Tables that are complete at the same time: a large one, or a batch of small ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) tables: Vec<Relation>,
+    pub(super) pieces: Vec<Piece>,
+}
 
-    /// The statement that writes it.
-    pub(super) fn write(&self) -> String {
-        let columns = if self.columns.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", self.columns())
-        };
-        format!("COPY {}{columns} FROM STDIN (FORMAT {})", self.table, self.format())
-    }
-
-    /// What it is called in messages.
-    pub(super) fn table(&self) -> &Relation {
-        &self.table
-    }
-
-    fn columns(&self) -> String {
-        self.columns.iter().map(|c| ident(c)).collect::<Vec<_>>().join(", ")
-    }
-
-    fn format(&self) -> &'static str {
-        if self.binary && !self.columns.is_empty() {
-            "binary"
-        } else {
-            "text"
-        }
+impl Load {
+    pub(super) fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|p| p.bytes).sum()
     }
 }
 
@@ -68,146 +46,174 @@ impl Chunk {
 #[derive(Debug, Clone)]
 struct Table {
     relation: Relation,
-    columns: Vec<(String, u32)>,
-    pages: u64,
+    columns: Vec<String>,
+    binary: bool,
+    /// Pages, where ranges of them can be read.
+    pages: Option<u64>,
+    /// With what is stored out of line.
+    bytes: u64,
+    /// An extension's table: which of its rows are the user's.
+    only: Option<String>,
 }
 
-/// All pieces, largest first, and how many rows there are, about.
-pub(super) async fn plan(origin: &Session, chunk_bytes: u64) -> Result<(Vec<Chunk>, u64)> {
+/// All loads, largest first, and how many rows there are, about.
+pub(super) async fn plan(origin: &Session, follower: &Session, chunk_bytes: u64) -> Result<(Vec<Load>, u64)> {
     let doing = "plan the copy";
-    let rows = origin
-        .query(
-            "SELECT n.nspname::text, c.relname::text, (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint, \
-             greatest(c.reltuples, 0)::bigint, \
-             array(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
-                   AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
-             array(SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
-                   AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum), \
-             current_setting('block_size')::int \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' \
-             AND n.nspname NOT IN ('information_schema', 'bluegreen') AND NOT EXISTS (SELECT FROM pg_depend d \
-                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')",
-            &[],
-        )
-        .await
-        .doing(doing)?;
-    let types = Types::read(origin).await?;
+    let types = Types::read(origin, follower).await?;
+    let rows = origin.query(TABLES, &[]).await.doing(doing)?;
     let mut estimate = 0;
-    let mut chunks = Vec::new();
+    let mut tables = Vec::new();
     for row in rows {
-        let names: Vec<String> = row.get(4);
-        let oids: Vec<u32> = row.get(5);
-        estimate += unsigned(row.get(3));
-        let table = Table {
+        let columns: Vec<String> = row.get(3);
+        let oids: Vec<u32> = row.get(4);
+        estimate += unsigned(row.get(2));
+        tables.push(Table {
             relation: Relation::new(row.get::<_, &str>(0), row.get::<_, &str>(1)),
-            columns: names.into_iter().zip(oids).collect(),
-            pages: unsigned(row.get(2)),
-        };
-        let page = unsigned(i64::from(row.get::<_, i32>(6)));
-        chunks.extend(cut(&table, types.all_binary(&table.columns), page, chunk_bytes));
+            binary: !columns.is_empty() && types.all_binary(&oids),
+            columns,
+            pages: row.get::<_, Option<i64>>(5).map(unsigned),
+            bytes: unsigned(row.get(6)),
+            only: row.get(7),
+        });
     }
-    chunks.sort_by_key(|c| std::cmp::Reverse(c.bytes));
-    Ok((chunks, estimate))
+    Ok((divide(tables, chunk_bytes), estimate))
 }
+
+/// The application's tables with rows, and those tables of extensions of which the extension says that they hold the
+/// user's rows. Ranges of pages are for the heap only.
+const TABLES: &str = "SELECT n.nspname::text, c.relname::text, greatest(c.reltuples, 0)::bigint, \
+     coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
+         AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}'), \
+     coalesce((SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
+         AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}'), \
+     CASE WHEN m.amname = 'heap' THEN (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint END, \
+     pg_table_size(c.oid)::bigint, e.condition \
+     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am m ON m.oid = c.relam \
+     LEFT JOIN (SELECT t.id, t.condition FROM pg_extension x, unnest(x.extconfig, x.extcondition) AS t (id, condition)) e \
+         ON e.id = c.oid \
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' \
+     AND n.nspname NOT IN ('information_schema', 'bluegreen') AND (e.id IS NOT NULL OR NOT EXISTS (SELECT FROM pg_depend d \
+         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')) \
+     ORDER BY 1, 2";
 
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// Cuts a table into pieces of about `chunk_bytes`.
-fn cut(table: &Table, binary: bool, page: u64, chunk_bytes: u64) -> Vec<Chunk> {
-    let chunk = |pages, bytes| Chunk {
-        table: table.relation.clone(),
-        columns: table.columns.iter().map(|(name, _)| name.clone()).collect(),
-        pages,
-        binary,
-        bytes,
+/// Divides the tables into loads, largest first.
+fn divide(tables: Vec<Table>, chunk_bytes: u64) -> Vec<Load> {
+    let mut step = 0;
+    let mut loads = Vec::new();
+    let (large, small): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| t.bytes > BATCH_BYTES / 2);
+    for table in large {
+        let pieces = table
+            .ranges(chunk_bytes)
+            .into_iter()
+            .map(|(range, bytes)| piece(&mut step, &[&table], range, bytes))
+            .collect();
+        loads.push(Load {
+            tables: vec![table.relation],
+            pieces,
+        });
+    }
+    let mut batch: Vec<&Table> = Vec::new();
+    let mut flush = |batch: &mut Vec<&Table>| {
+        if !batch.is_empty() {
+            let bytes = batch.iter().map(|t| t.bytes).sum();
+            loads.push(Load {
+                tables: batch.iter().map(|t| t.relation.clone()).collect(),
+                pieces: vec![piece(&mut step, batch, None, bytes)],
+            });
+            batch.clear();
+        }
     };
-    let each = (chunk_bytes / page.max(1)).max(1);
-    let count = table.pages.div_ceil(each);
-    if count <= 1 || table.columns.is_empty() {
-        return vec![chunk(None, table.pages * page)];
-    }
-    (0..count)
-        .map(|i| {
-            let (from, to) = (i * each, (i + 1) * each);
-            let last = i + 1 == count;
-            let size = if last { table.pages - from } else { each };
-            chunk(Some((from, (!last).then_some(to))), size * page)
-        })
-        .collect()
-}
-
-/// Which types have one binary form at both servers.
-struct Types(HashMap<u32, TypeRow>);
-
-struct TypeRow {
-    kind: char,
-    base: u32,
-    element: u32,
-    sends: bool,
-}
-
-/// The first oid that a server gives to what users make.
-const FIRST_USER_OID: u32 = 16_384;
-
-/// Types whose binary form is an oid of this server's catalogue.
-const OID_ALIASES: &[u32] = &[24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
-
-impl Types {
-    async fn read(session: &Session) -> Result<Self> {
-        let rows = session
-            .query(
-                "SELECT oid, typtype::text, typbasetype, CASE WHEN typlen = -1 AND typcategory = 'A' THEN typelem ELSE 0 END, \
-                 typsend::oid <> 0 FROM pg_type WHERE typtype <> 'c' OR oid < 16384",
-                &[],
-            )
-            .await
-            .doing("read the types")?;
-        Ok(Self(
-            rows.iter()
-                .map(|r| {
-                    let row = TypeRow {
-                        kind: r.get::<_, &str>(1).chars().next().unwrap_or('?'),
-                        base: r.get(2),
-                        element: r.get(3),
-                        sends: r.get(4),
-                    };
-                    (r.get(0), row)
-                })
-                .collect(),
-        ))
-    }
-
-    fn all_binary(&self, columns: &[(String, u32)]) -> bool {
-        columns.iter().all(|(_, oid)| self.binary(*oid))
-    }
-
-    fn binary(&self, oid: u32) -> bool {
-        let Some(row) = self.0.get(&oid) else { return false };
-        if !row.sends || OID_ALIASES.contains(&oid) {
-            return false;
+    for table in &small {
+        let full = batch.iter().map(|t| t.bytes).sum::<u64>() + table.bytes > BATCH_BYTES;
+        if full || batch.len() == BATCH_TABLES {
+            flush(&mut batch);
         }
-        match row.kind {
-            'd' => self.binary(row.base),
-            // Labels travel, not oids.
-            'e' => true,
-            // An array names its element's oid, which differs between servers for what users made.
-            'b' if row.element != 0 => row.element < FIRST_USER_OID && self.binary(row.element),
-            'b' | 'r' | 'm' => oid < FIRST_USER_OID,
-            _ => false,
-        }
+        batch.push(table);
+    }
+    flush(&mut batch);
+    loads.sort_by_key(|l| std::cmp::Reverse(l.bytes()));
+    loads
+}
+
+/// First page, and the page after the last; without an end it takes what came since the planning.
+type Range = Option<(u64, Option<u64>)>;
+
+fn piece(step: &mut i32, tables: &[&Table], range: Range, bytes: u64) -> Piece {
+    *step += 1;
+    let all = |f: &dyn Fn(&Table) -> String| tables.iter().map(|t| f(t)).collect::<Vec<_>>().join("; ");
+    Piece {
+        step: *step,
+        read: all(&|t| t.read(range)),
+        write: all(&Table::write),
+        bytes,
+        name: match tables {
+            [one] => one.relation.to_string(),
+            [first, rest @ ..] => format!("{} and {} other tables", first.relation, rest.len()),
+            [] => String::new(),
+        },
     }
 }
 
-/// How many pieces each table was cut into; for the log.
-pub(super) fn pieces(chunks: &[Chunk]) -> BTreeMap<&Relation, usize> {
-    let mut count = BTreeMap::new();
-    for chunk in chunks {
-        *count.entry(&chunk.table).or_default() += 1;
+impl Table {
+    /// Ranges of about `chunk_bytes`, and the bytes of each.
+    fn ranges(&self, chunk_bytes: u64) -> Vec<(Range, u64)> {
+        let count = self.bytes.div_ceil(chunk_bytes.max(1)).max(1);
+        let (Some(pages), None, false) = (self.pages, &self.only, self.columns.is_empty()) else {
+            return vec![(None, self.bytes)];
+        };
+        let count = count.min(pages);
+        if count <= 1 {
+            return vec![(None, self.bytes)];
+        }
+        let (page_at, byte_at) = (|i: u64| pages * i / count, |i: u64| self.bytes * i / count);
+        (0..count)
+            .map(|i| {
+                let to = (i + 1 < count).then(|| page_at(i + 1));
+                (Some((page_at(i), to)), byte_at(i + 1) - byte_at(i))
+            })
+            .collect()
     }
-    count
+
+    fn read(&self, range: Range) -> String {
+        let (table, columns) = (&self.relation, self.columns());
+        let what = match (range, &self.only) {
+            _ if self.columns.is_empty() => table.to_string(),
+            (Some((from, to)), _) => {
+                let end = to.map(|to| format!(" AND ctid < '({to},0)'")).unwrap_or_default();
+                format!("(SELECT {columns} FROM ONLY {table} WHERE ctid >= '({from},0)'{end})")
+            }
+            (None, Some(only)) if !only.is_empty() => format!("(SELECT {columns} FROM ONLY {table} {only})"),
+            (None, _) => format!("{table} ({columns})"),
+        };
+        format!("COPY {what} TO STDOUT (FORMAT {})", self.format())
+    }
+
+    fn write(&self) -> String {
+        let (table, columns) = (&self.relation, self.columns());
+        let columns = if columns.is_empty() {
+            columns
+        } else {
+            format!(" ({columns})")
+        };
+        let copy = format!("COPY {table}{columns} FROM STDIN (FORMAT {})", self.format());
+        match &self.only {
+            // An extension that was there before us has rows of its own making, or of an earlier try.
+            Some(only) => format!("DELETE FROM ONLY {table} {only}; {copy}"),
+            None => copy,
+        }
+    }
+
+    fn columns(&self) -> String {
+        self.columns.iter().map(|c| ident(c)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn format(&self) -> &'static str {
+        if self.binary { "binary" } else { "text" }
+    }
 }
 
 #[cfg(test)]
@@ -216,50 +222,99 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn table(pages: u64) -> Table {
+    fn table(name: &str, pages: u64, bytes: u64) -> Table {
         Table {
-            relation: Relation::new("S", "t"),
-            columns: vec![("a".into(), 23), ("B".into(), 25)],
-            pages,
+            relation: Relation::new("S", name),
+            columns: vec!["a".into(), "B".into()],
+            binary: true,
+            pages: Some(pages),
+            bytes,
+            only: None,
         }
     }
 
     #[test]
     fn reads_and_writes_the_same_columns() {
-        let whole = &cut(&table(1), true, 8192, 1 << 20)[0];
+        let whole = table("t", 1, 8192);
         assert_eq!(
-            whole.read(),
+            whole.read(None),
             "COPY \"S\".\"t\" (\"a\", \"B\") TO STDOUT (FORMAT binary)"
         );
         assert_eq!(
             whole.write(),
             "COPY \"S\".\"t\" (\"a\", \"B\") FROM STDIN (FORMAT binary)"
         );
-        let parts = cut(&table(200), false, 8192, 128 * 8192);
-        assert_eq!(parts.len(), 2);
+        let text = Table {
+            binary: false,
+            ..table("t", 200, 1)
+        };
         assert_eq!(
-            parts[0].read(),
-            "COPY (SELECT \"a\", \"B\" FROM ONLY \"S\".\"t\" WHERE ctid >= '(0,0)' AND ctid < '(128,0)') TO STDOUT (FORMAT text)"
+            text.read(Some((3, Some(128)))),
+            "COPY (SELECT \"a\", \"B\" FROM ONLY \"S\".\"t\" WHERE ctid >= '(3,0)' AND ctid < '(128,0)') TO STDOUT (FORMAT text)"
         );
-        assert!(parts[1].read().contains("ctid >= '(128,0)')"));
+        assert!(text.read(Some((128, None))).contains("ctid >= '(128,0)')"));
+        let bare = Table {
+            columns: Vec::new(),
+            binary: false,
+            ..table("t", 1, 1)
+        };
+        assert_eq!(bare.read(None), "COPY \"S\".\"t\" TO STDOUT (FORMAT text)");
+        assert_eq!(bare.write(), "COPY \"S\".\"t\" FROM STDIN (FORMAT text)");
+    }
+
+    #[test]
+    fn of_an_extensions_table_only_the_users_rows_are_copied() {
+        let theirs = Table {
+            only: Some("WHERE NOT standard".into()),
+            ..table("t", 100_000, 1 << 30)
+        };
+        let loads = divide(vec![theirs], 64 << 20);
+        assert_eq!(loads.len(), 1);
+        let piece = &loads[0].pieces[0];
+        assert_eq!(
+            piece.read,
+            "COPY (SELECT \"a\", \"B\" FROM ONLY \"S\".\"t\" WHERE NOT standard) TO STDOUT (FORMAT binary)"
+        );
+        assert!(
+            piece
+                .write
+                .starts_with("DELETE FROM ONLY \"S\".\"t\" WHERE NOT standard; COPY")
+        );
+    }
+
+    #[test]
+    fn small_tables_share_a_piece_and_large_ones_come_first() {
+        let mut tables: Vec<Table> = (0..200).map(|i| table(&format!("t{i}"), 5, 40_000)).collect();
+        tables.push(table("huge", 100_000, 100_000 * 8192));
+        let loads = divide(tables, 64 << 20);
+        assert_eq!(loads[0].tables, [Relation::new("S", "huge")]);
+        assert!(loads[0].pieces.len() > 10);
+        assert!(loads.len() <= 5);
+        assert_eq!(loads[1..].iter().map(|l| l.tables.len()).sum::<usize>(), 200);
+        assert_eq!(loads[1].pieces[0].read.matches("COPY").count(), loads[1].tables.len());
+        let mut steps: Vec<i32> = loads.iter().flat_map(|l| &l.pieces).map(|p| p.step).collect();
+        steps.sort_unstable();
+        assert!(steps.windows(2).all(|w| w[0] + 1 == w[1]));
     }
 
     proptest! {
         #[test]
-        fn every_page_is_in_exactly_one_piece(pages in 0_u64..5_000, each in 1_u64..600) {
-            let parts = cut(&table(pages), true, 8192, each * 8192);
+        fn every_page_is_in_exactly_one_range(pages in 0_u64..5_000, toast in 0_u64..1 << 32, each in 1_u64..1 << 24) {
+            let bytes = pages * 8192 + toast;
+            let ranges = table("t", pages, bytes).ranges(each);
             let mut next = 0;
-            for (i, part) in parts.iter().enumerate() {
-                match part.pages {
-                    None => prop_assert_eq!(parts.len(), 1),
+            for (i, (range, _)) in ranges.iter().enumerate() {
+                match range {
+                    None => prop_assert_eq!(ranges.len(), 1),
                     Some((from, to)) => {
-                        prop_assert_eq!(from, next);
-                        prop_assert_eq!(to.is_none(), i + 1 == parts.len());
+                        prop_assert_eq!(*from, next);
+                        prop_assert_eq!(to.is_none(), i + 1 == ranges.len());
+                        prop_assert!(to.is_none_or(|to| to > *from));
                         next = to.unwrap_or(pages);
                     }
                 }
             }
-            prop_assert_eq!(parts.iter().map(|p| p.bytes).sum::<u64>(), pages * 8192);
+            prop_assert_eq!(ranges.iter().map(|r| r.1).sum::<u64>(), bytes);
         }
     }
 }

@@ -186,6 +186,7 @@ impl Replicator for FakeReplicator {
                             total: total * 100,
                         },
                         stage: "copy".into(),
+                        left: Some(done.since(now)),
                     }
                 }
             })

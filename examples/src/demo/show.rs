@@ -169,13 +169,19 @@ impl Show {
         let text = match status {
             MirrorStatus::Absent => "none".to_owned(),
             MirrorStatus::Preparing(what) => format!("{direction}: {what}"),
-            MirrorStatus::Copying { rows, bytes, stage } => {
+            MirrorStatus::Copying {
+                rows,
+                bytes,
+                stage,
+                left,
+            } => {
                 self.0.rows.set_length(rows.total.max(rows.done));
                 self.0.rows.set_position(rows.done);
                 self.0.rows.set_message(stage.clone());
                 self.0.bytes.set_length(bytes.total.max(bytes.done));
                 self.0.bytes.set_position(bytes.done);
-                format!("{direction}: {stage}")
+                let left = left.map_or_else(String::new, |left| format!(", about {} s to go", left.as_secs() + 1));
+                format!("{direction}: {stage}{left}")
             }
             MirrorStatus::Armed => format!("{direction}: armed"),
             MirrorStatus::Streaming(lag) => {

@@ -1,0 +1,304 @@
+//! Indexes and keys of each table as soon as its rows are in, the largest first, several at a time; its `ANALYZE`; and
+//! when all tables are there, the rest of the schema.
+
+use super::copy::{Copy, Trial};
+use super::plan::Load;
+use super::record;
+use super::rest::{Build, Rest};
+use crate::connect::Session;
+use crate::error::{Doing, fault};
+use crate::ident::Relation;
+use bluegreen_core::{Error, Kind, Result};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+
+/// So many statements share a transaction: few round trips and not too many locks.
+const TOGETHER: usize = 100;
+
+/// What makes a table complete goes before all other jobs.
+const THEN: u64 = u64::MAX;
+
+/// A step at the target: one transaction.
+#[derive(Debug)]
+struct Job {
+    /// What it is part of; none for what concerns no table alone.
+    load: Option<usize>,
+    /// How large it is, about: the largest goes first.
+    size: u64,
+    sql: String,
+    what: String,
+}
+
+/// A session that does jobs, and its process.
+type Builder = Option<(Session, i32)>;
+
+/// The builders, the jobs that wait for one, and those under way.
+pub(super) struct Finish<'a> {
+    copy: Arc<Copy>,
+    rest: &'a Rest,
+    loads: &'a [Load],
+    /// How large each index is at the origin.
+    sizes: HashMap<Relation, u64>,
+    waiting: Vec<Job>,
+    idle: Vec<Builder>,
+    running: JoinSet<(Builder, Option<usize>, Result<()>)>,
+    /// Builds of each load that are not done yet.
+    missing: HashMap<usize, usize>,
+    step: i32,
+}
+
+impl<'a> Finish<'a> {
+    pub(super) async fn new(copy: Arc<Copy>, rest: &'a Rest, loads: &'a [Load], origin: &Session) -> Result<Self> {
+        let rows = origin
+            .query(
+                "SELECT n.nspname::text, c.relname::text, pg_relation_size(c.oid)::bigint FROM pg_class c \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'i' AND c.relpages > 1000",
+                &[],
+            )
+            .await
+            .doing("look how large the indexes are")?;
+        let sizes: HashMap<Relation, u64> = rows
+            .iter()
+            .map(|r| {
+                let size = u64::try_from(r.get::<_, i64>(2)).unwrap_or(0);
+                (Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1)), size)
+            })
+            .collect();
+        let sizes = needed(&sizes, rest, loads);
+        copy.report.to_build(sizes.values().sum());
+        let jobs = copy.context.options.copy_jobs;
+        let last = loads.iter().flat_map(|l| &l.pieces).map(|p| p.step).max().unwrap_or(0);
+        Ok(Self {
+            copy,
+            rest,
+            loads,
+            sizes,
+            waiting: Vec::new(),
+            idle: (0..jobs).map(|_| None).collect(),
+            running: JoinSet::new(),
+            missing: HashMap::new(),
+            step: last,
+        })
+    }
+
+    /// Does what each table needs as soon as it is in, until all are. Returns when it is all done.
+    pub(super) async fn tables(&mut self, mut done: UnboundedReceiver<usize>) -> Result<()> {
+        let mut open = true;
+        while open || !self.running.is_empty() || !self.waiting.is_empty() {
+            self.dispatch(open);
+            tokio::select! {
+                load = done.recv(), if open => match load {
+                    Some(load) => self.is_in(load),
+                    None => open = false,
+                },
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                    if let Some(load) = self.ended(ended)? {
+                        self.built(load);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs statements in this order.
+    pub(super) async fn in_order(&mut self, statements: &[String], what: &str) -> Result<()> {
+        for some in statements.chunks(TOGETHER) {
+            self.queue(None, 0, some.join("; "), what.to_owned());
+            self.drain().await?;
+        }
+        Ok(())
+    }
+
+    /// Runs groups of statements, the groups at the same time.
+    pub(super) async fn at_once(&mut self, groups: Vec<Vec<String>>, what: &str) -> Result<()> {
+        for group in groups {
+            self.queue(None, 0, group.join("; "), what.to_owned());
+        }
+        self.drain().await
+    }
+
+    /// How many steps there were in all, the copy's included.
+    pub(super) fn steps(&self) -> i64 {
+        self.step.into()
+    }
+
+    async fn drain(&mut self) -> Result<()> {
+        loop {
+            self.dispatch(false);
+            let Some(ended) = self.running.join_next().await else {
+                return Ok(());
+            };
+            self.ended(ended)?;
+        }
+    }
+
+    /// The rows of a load are in.
+    fn is_in(&mut self, load: usize) {
+        let tables = &self.loads[load].tables;
+        let [table] = tables.as_slice() else {
+            let mut all: Vec<String> = tables.iter().flat_map(|t| self.rest.of(t).whole).collect();
+            all.push(analyze(tables));
+            let what = format!("{} and {} other tables", tables[0], tables.len() - 1);
+            return self.queue(None, self.loads[load].bytes(), all.join("; "), what);
+        };
+        let builds = self.rest.of(table).builds;
+        self.missing.insert(load, builds.len());
+        for Build { index, sql } in builds {
+            let size = self.sizes.get(&index).copied().unwrap_or(0);
+            self.queue(Some(load), size, sql, index.to_string());
+        }
+        if self.missing[&load] == 0 {
+            self.then(load);
+        }
+    }
+
+    /// One more index of a load is there.
+    fn built(&mut self, load: usize) {
+        let Some(missing) = self.missing.get_mut(&load) else {
+            return;
+        };
+        *missing -= 1;
+        if *missing == 0 {
+            self.then(load);
+        }
+    }
+
+    fn then(&mut self, load: usize) {
+        self.missing.remove(&load);
+        let table = &self.loads[load].tables[0];
+        let mut all = self.rest.of(table).then;
+        all.push(analyze(std::slice::from_ref(table)));
+        self.queue(None, THEN, all.join("; "), table.to_string());
+    }
+
+    fn queue(&mut self, load: Option<usize>, size: u64, sql: String, what: String) {
+        self.waiting.push(Job { load, size, sql, what });
+    }
+
+    fn dispatch(&mut self, copying: bool) {
+        self.waiting.sort_by_key(|j| j.size);
+        while let Some(builder) = self.idle.pop() {
+            let Some(job) = self.waiting.pop() else {
+                self.idle.push(builder);
+                return;
+            };
+            // What is not used by others, an index may use: helpers only when there is little else to do.
+            let busy = self.running.len() + self.waiting.len() + 1 + usize::from(copying);
+            let helpers = (self.copy.context.options.copy_jobs / busy).saturating_sub(1);
+            self.step += 1;
+            let (copy, step, settings) = (self.copy.clone(), self.step, self.rest.settings.clone());
+            self.running.spawn(async move {
+                let mut builder = builder;
+                let done = copy.step(&mut builder, step, &settings, helpers, &job).await;
+                copy.report.built(if job.load.is_some() { job.size } else { 0 });
+                (builder, job.load, done)
+            });
+        }
+    }
+
+    fn ended(
+        &mut self,
+        ended: std::result::Result<(Builder, Option<usize>, Result<()>), tokio::task::JoinError>,
+    ) -> Result<Option<usize>> {
+        let died = |e| {
+            fault(
+                Kind::Unexpected,
+                "make indexes and constraints",
+                format!("a worker died: {e}"),
+            )
+        };
+        let (builder, load, done) = ended.map_err(died)?;
+        self.idle.push(builder);
+        done.map(|()| load)
+    }
+}
+
+/// The sizes of the indexes that are made one by one.
+fn needed(sizes: &HashMap<Relation, u64>, rest: &Rest, loads: &[Load]) -> HashMap<Relation, u64> {
+    let large = loads.iter().filter(|l| l.tables.len() == 1);
+    large
+        .flat_map(|l| rest.of(&l.tables[0]).builds)
+        .filter_map(|b| sizes.get(&b.index).map(|size| (b.index, *size)))
+        .collect()
+}
+
+fn analyze(tables: &[Relation]) -> String {
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    format!("ANALYZE {}", names.join(", "))
+}
+
+impl Copy {
+    /// Does a step, again while its connection is lost.
+    async fn step(&self, builder: &mut Builder, step: i32, settings: &str, helpers: usize, job: &Job) -> Result<()> {
+        let mut trial = Trial::default();
+        let mut was = None;
+        loop {
+            let tried = async {
+                if let Some(pid) = was
+                    && self.settle(pid, step).await.map_err(|e| (None, e))?
+                {
+                    return Ok(());
+                }
+                self.step_once(builder, step, settings, helpers, job).await
+            };
+            match tried.await {
+                Ok(()) => return Ok(()),
+                Err((pid, error)) => {
+                    was = pid.or(was);
+                    trial.failed(&job.what, error).await?;
+                }
+            }
+        }
+    }
+
+    async fn step_once(
+        &self,
+        builder: &mut Builder,
+        step: i32,
+        settings: &str,
+        helpers: usize,
+        job: &Job,
+    ) -> std::result::Result<(), (Option<i32>, Error)> {
+        let (session, pid) = match builder.take() {
+            Some(ready) => ready,
+            None => self.builder(settings).await.map_err(|e| (None, e))?,
+        };
+        let sql = format!(
+            "SET max_parallel_maintenance_workers = {helpers}; {}; {}",
+            record::insert(&self.context.settings.name, step),
+            job.sql
+        );
+        let doing = format!("make indexes and constraints: {}", job.what);
+        session
+            .batch_execute(&sql)
+            .await
+            .doing(doing)
+            .map_err(|e| (Some(pid), e))?;
+        *builder = Some((session, pid));
+        Ok(())
+    }
+
+    /// A session with room to sort in: as much as the server caches with, shared by all, and never less than it gives.
+    async fn builder(&self, settings: &str) -> Result<(Session, i32)> {
+        let doing = "prepare a session for indexes";
+        let session = self.context.settings.connect_copy(self.direction.follower()).await?;
+        let jobs = self.context.options.copy_jobs;
+        let sql = format!(
+            "{settings} SET client_min_messages = error; SET synchronous_commit = off; \
+             SELECT set_config('maintenance_work_mem', greatest(current.setting::bigint, \
+                 least(1 << 20, cache.setting::bigint * 8 / {jobs}))::text || 'kB', false) \
+             FROM pg_settings AS current, pg_settings AS cache \
+             WHERE current.name = 'maintenance_work_mem' AND cache.name = 'shared_buffers'"
+        );
+        session.batch_execute(&sql).await.doing(doing)?;
+        let pid = session
+            .query_one("SELECT pg_backend_pid()", &[])
+            .await
+            .doing(doing)?
+            .get(0);
+        Ok((session, pid))
+    }
+}

@@ -1,0 +1,101 @@
+//! Which stream copies what next. Pure.
+
+use super::plan::{Load, Piece};
+use std::collections::VecDeque;
+
+/// The loads and what of each is still to be done.
+#[derive(Debug)]
+pub(super) struct Queue {
+    open: Vec<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    pieces: VecDeque<Piece>,
+    begun: bool,
+    /// Pieces that are not in yet, those under way included.
+    missing: usize,
+}
+
+impl Queue {
+    /// Of loads that come largest first.
+    pub(super) fn new(loads: &[Load]) -> Self {
+        let open = loads
+            .iter()
+            .map(|load| Open {
+                pieces: load.pieces.iter().cloned().collect(),
+                begun: false,
+                missing: load.pieces.len(),
+            })
+            .collect();
+        Self { open }
+    }
+
+    /// The next piece for a stream that was at the load `at`: it stays there, so that rows keep their order; else it takes
+    /// the largest that nobody began; else it helps where most is left, from the end.
+    pub(super) fn next(&mut self, at: Option<usize>) -> Option<(usize, Piece)> {
+        let stays = at.filter(|i| self.open.get(*i).is_some_and(|o| !o.pieces.is_empty()));
+        let fresh = || self.open.iter().position(|o| !o.begun && !o.pieces.is_empty());
+        if let Some(i) = stays.or_else(fresh) {
+            self.open[i].begun = true;
+            return self.open[i].pieces.pop_front().map(|p| (i, p));
+        }
+        let left = |o: &Open| o.pieces.iter().map(|p| p.bytes).sum::<u64>();
+        let i = (0..self.open.len())
+            .filter(|i| !self.open[*i].pieces.is_empty())
+            .max_by_key(|i| left(&self.open[*i]))?;
+        self.open[i].pieces.pop_back().map(|p| (i, p))
+    }
+
+    /// A piece of the load is in. Whether all of them are.
+    pub(super) fn is_in(&mut self, load: usize) -> bool {
+        self.open[load].missing -= 1;
+        self.open[load].missing == 0
+    }
+
+    /// Whether there is nothing left to take.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.iter().all(|o| o.pieces.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(first: i32, sizes: &[u64]) -> Load {
+        let pieces = sizes
+            .iter()
+            .zip(first..)
+            .map(|(bytes, step)| Piece {
+                step,
+                read: String::new(),
+                write: String::new(),
+                bytes: *bytes,
+                name: String::new(),
+            })
+            .collect();
+        Load {
+            tables: Vec::new(),
+            pieces,
+        }
+    }
+
+    #[test]
+    fn a_stream_stays_with_its_table_then_takes_another_then_helps() {
+        let mut queue = Queue::new(&[load(10, &[5, 5, 5, 5]), load(20, &[4, 4]), load(30, &[1])]);
+        let mut take = |at| queue.next(at).map(|(i, p)| (i, p.step));
+        assert_eq!(take(None), Some((0, 10)));
+        assert_eq!(take(None), Some((1, 20)));
+        assert_eq!(take(Some(1)), Some((1, 21)));
+        assert_eq!(take(Some(1)), Some((2, 30)));
+        assert_eq!(take(Some(2)), Some((0, 13)), "it helps from the end");
+        assert_eq!(take(Some(0)), Some((0, 11)));
+        assert_eq!(take(Some(0)), Some((0, 12)));
+        assert_eq!(take(Some(0)), None);
+        assert!(queue.is_empty());
+        assert!(queue.is_in(2));
+        assert!(!queue.is_in(1));
+        assert!(queue.is_in(1));
+    }
+}

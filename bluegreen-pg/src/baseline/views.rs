@@ -1,0 +1,50 @@
+//! What is computed from the copied rows: materialized views, and the statistics of what has no rows of its own.
+
+use crate::connect::Session;
+use crate::error::Doing;
+use crate::ident::{Relation, ident};
+use bluegreen_core::Result;
+
+/// Refreshes of the materialized views that have rows at the origin. One may read another, also through plain views: it
+/// comes after all that it reads.
+pub(super) async fn refreshes(origin: &Session) -> Result<Vec<String>> {
+    let rows = origin
+        .query(
+            "WITH RECURSIVE reads AS ( \
+                 SELECT DISTINCT r.ev_class AS view, d.refobjid AS other FROM pg_rewrite r \
+                 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
+                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class \
+                 JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('m', 'v')), \
+             depth (view, far) AS ( \
+                 SELECT oid, 0 FROM pg_class WHERE relkind = 'm' \
+                 UNION SELECT r.view, depth.far + 1 FROM depth JOIN reads r ON r.other = depth.view WHERE depth.far < 1000) \
+             SELECT n.nspname::text, c.relname::text FROM depth JOIN pg_class c ON c.oid = depth.view \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'm' AND c.relispopulated AND n.nspname !~ '^pg_' \
+             GROUP BY 1, 2, c.oid ORDER BY max(depth.far), c.oid",
+            &[],
+        )
+        .await
+        .doing("list the materialized views")?;
+    Ok(rows
+        .iter()
+        .map(|r| format!("REFRESH MATERIALIZED VIEW {}.{}", ident(r.get(0)), ident(r.get(1))))
+        .collect())
+}
+
+/// `ANALYZE` of partitioned tables, parents and materialized views.
+pub(super) async fn analyses(follower: &Session) -> Result<Vec<String>> {
+    let rows = follower
+        .query(
+            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE (c.relkind IN ('p', 'm') OR c.relkind = 'r' AND c.relhassubclass) AND n.nspname !~ '^pg_' \
+             AND n.nspname NOT IN ('information_schema', 'bluegreen') ORDER BY 1, 2",
+            &[],
+        )
+        .await
+        .doing("list what needs statistics")?;
+    Ok(rows
+        .iter()
+        .map(|r| format!("ANALYZE {}", Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1))))
+        .collect())
+}
