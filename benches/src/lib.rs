@@ -1,5 +1,7 @@
 //! What the benchmarks share: migrations on the in-memory fakes, each with a clock of its own.
 
+pub mod copying;
+
 use async_trait::async_trait;
 use bluegreen_core::{AtOnce, Entry, Environment, Journal, Migration, Result, Spec, Target, WritePath};
 use bluegreen_testkit::VirtualClock;

@@ -6,11 +6,12 @@ use crate::ident::Relation;
 use bluegreen_core::{Kind, Result};
 use tokio_postgres::GenericClient;
 
-/// Which relations belong to the application: not the system's, not an extension's, not ours.
-/// To be completed with one of the conditions below.
+/// Which relations belong to the application: not the system's, not an extension's unless it says that it holds the
+/// user's rows, not ours. To be completed with one of the conditions below.
 const APPLICATION: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
-     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
+     AND (NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
+     OR c.oid = ANY (SELECT unnest(x.extconfig) FROM pg_extension x) AND c.relkind = 'r')";
 
 /// Tables with rows in the log.
 const TABLES: &str = "c.relkind = 'r' AND c.relpersistence = 'p'";
@@ -36,6 +37,15 @@ pub(crate) async fn tables(session: &Session) -> Result<Vec<Relation>> {
 /// The tables and the roots of partitioned ones: what the fence locks.
 pub(crate) async fn lockable(session: &Session) -> Result<Vec<Relation>> {
     relations(session, "c.relkind IN ('r', 'p') AND c.relpersistence = 'p'").await
+}
+
+/// The tables that somebody made, of which an empty database has none.
+pub(crate) async fn made_by_somebody(session: &Session) -> Result<Vec<Relation>> {
+    relations(
+        session,
+        "c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid <> ALL (SELECT unnest(coalesce(x.extconfig, '{}')) FROM pg_extension x)",
+    )
+    .await
 }
 
 /// All sequences, free-standing ones too.

@@ -51,7 +51,7 @@ pub(crate) async fn begin(context: &Context, direction: Direction) -> Result<()>
             ),
         ));
     }
-    let there = catalog::lockable(&follower).await?;
+    let there = catalog::made_by_somebody(&follower).await?;
     if let Some(first) = there.first() {
         return Err(fault(
             Kind::Conflict,
@@ -168,6 +168,7 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
 
     let (loads, rows) = plan::plan(&origin, &follower, plan::CHUNK_BYTES).await?;
     let bytes = loads.iter().map(plan::Load::bytes).sum();
+    drop(follower);
     let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
     let rest = rest::Rest::sort(&rest, &loaded);
     tracing::debug!(loads = loads.len(), tables = loaded.len(), bytes, "copy planned");
@@ -184,6 +185,8 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     report.stage("copy");
     rows_and_indexes(&copy, &loads, &mut finish).await?;
     drop(snapshot);
+    // Those of the beginning may have been lost in all that time.
+    let (origin, mut follower) = tokio::try_join!(settings.connect_copy(from), settings.connect_copy(to))?;
     report.stage("constraints");
     finish.in_order(&rest.after, "constraints and triggers").await?;
     finish.at_once(by_table(&rest.validate), "foreign keys").await?;

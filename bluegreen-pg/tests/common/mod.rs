@@ -26,19 +26,26 @@ impl Pair {
     /// Two clusters, each with an empty database whose name needs quoting; none where PostgreSQL is not installed.
     pub async fn start() -> Option<Self> {
         let found = available("PostgreSQL", PgBinaries::find())?;
-        Some(Self::of(found.clone(), found).await)
+        Some(Self::of(found.clone(), found, false).await)
+    }
+
+    /// The same, but it survives a crash.
+    pub async fn durable() -> Option<Self> {
+        let found = available("PostgreSQL", PgBinaries::find())?;
+        Some(Self::of(found.clone(), found, true).await)
     }
 
     /// The same with a major version each.
     pub async fn of_majors(blue: u32, green: u32) -> Option<Self> {
         let major = |major| available(&format!("PostgreSQL {major}"), PgBinaries::major(major));
-        Some(Self::of(major(blue)?, major(green)?).await)
+        Some(Self::of(major(blue)?, major(green)?, false).await)
     }
 
-    async fn of(blue: PgBinaries, green: PgBinaries) -> Self {
+    async fn of(blue: PgBinaries, green: PgBinaries, durable: bool) -> Self {
         let start = |binaries| {
             PgCluster::builder()
                 .binaries(binaries)
+                .fsync(durable)
                 .setting("max_prepared_transactions", "5")
                 .setting("wal_retrieve_retry_interval", "500ms")
                 .start()

@@ -1,0 +1,249 @@
+//! The first copy on bad days, and with what is hard to copy.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use bluegreen_core::{Color, Direction, MirrorStatus, Replicator};
+use bluegreen_pg::PgReplicator;
+use common::{Pair, streaming};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+const BIG: &str = "CREATE TABLE big (id serial PRIMARY KEY, filler text);
+    INSERT INTO big (filler) SELECT repeat(md5(i::text), 30) FROM generate_series(1, 150000) i;
+    CREATE INDEX ON big (md5(filler));
+    CREATE TABLE no_key (a int, b text); ALTER TABLE no_key REPLICA IDENTITY FULL;
+    INSERT INTO no_key SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i";
+
+/// Waits until the copy is so far, in hundredths.
+async fn copied(replicator: &PgReplicator, percent: u64) {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        match replicator.status(Direction::BlueToGreen).await.unwrap() {
+            MirrorStatus::Copying { bytes, .. } if bytes.done * 100 >= bytes.total * percent => return,
+            MirrorStatus::Failed(why) => panic!("{why}"),
+            other => assert!(Instant::now() < until, "still {other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn kill(client: &Client, which: &str) -> usize {
+    let sql =
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {which}");
+    client.query(&sql, &[]).await.unwrap().len()
+}
+
+/// Every table with its rows' number and a sum over digests of them.
+async fn digests(client: &Client) -> Vec<(String, i64, String)> {
+    let names = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm') \
+                 AND relnamespace = 'public'::regnamespace ORDER BY 1";
+    let mut all = Vec::new();
+    for row in client.query(names, &[]).await.unwrap() {
+        let table: String = row.get(0);
+        let sql = format!("SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {table} t");
+        let row = client.query_one(&sql, &[]).await.unwrap();
+        all.push((table, row.get(0), row.get(1)));
+    }
+    all
+}
+
+async fn valid(client: &Client) -> i64 {
+    let bad = "SELECT (SELECT count(*) FROM pg_constraint WHERE NOT convalidated) + \
+               (SELECT count(*) FROM pg_index WHERE NOT indisvalid)";
+    client.query_one(bad, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_connections_repeat_a_piece_and_a_lost_snapshot_begins_again() {
+    let Some(pair) = Pair::start().await else { return };
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute(BIG).await.unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    let copies = "application_name = 'bluegreen_shop_copy' AND query LIKE '%COPY%' AND backend_type = 'client backend'";
+    copied(&replicator, 3).await;
+    let beside = pair.green.connect("postgres").await.unwrap();
+    assert!(kill(&beside, copies).await > 0);
+    copied(&replicator, 20).await;
+    assert!(kill(&blue, copies).await > 0);
+    copied(&replicator, 30).await;
+    // The snapshot's own session, and the streams that would have to import it again.
+    assert!(
+        kill(
+            &blue,
+            "application_name = 'bluegreen_shop_copy' AND backend_type = 'walsender'"
+        )
+        .await
+            > 0
+    );
+    kill(&blue, copies).await;
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut told = false;
+    while !told {
+        let status = replicator.status(Direction::BlueToGreen).await.unwrap();
+        told = status.to_string().contains("begun again");
+        assert!(Instant::now() < until, "{status}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let green = pair.client(Color::Green).await;
+    assert_eq!(digests(&blue).await, digests(&green).await);
+    assert_eq!(valid(&green).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_target_loses_nothing_that_counted() {
+    let Some(mut pair) = Pair::durable().await else { return };
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute(BIG).await.unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    copied(&replicator, 60).await;
+    pair.green.crash().await.unwrap();
+    pair.green.restart().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(90);
+    loop {
+        match replicator.status(Direction::BlueToGreen).await {
+            Ok(MirrorStatus::Streaming(_)) => break,
+            // Acknowledged steps were forgotten in the crash: that is found out, and begun again.
+            Ok(MirrorStatus::Failed(why)) => {
+                assert!(why.contains("steps are"), "{why}");
+                replicator.start(Direction::BlueToGreen).await.unwrap();
+            }
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+        assert!(Instant::now() < until);
+    }
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let green = pair.client(Color::Green).await;
+    assert_eq!(digests(&blue).await, digests(&green).await);
+}
+
+/// What this process has had in memory at most, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_of_200_mb_is_never_in_our_memory() {
+    let Some(pair) = Pair::start().await else { return };
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute(
+        "CREATE TABLE giant (id int PRIMARY KEY, b text);
+         INSERT INTO giant VALUES (1, 'small'), (2, repeat('0123456789', 20 << 20)), (3, 'small')",
+    )
+    .await
+    .unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let digest = "SELECT string_agg(id || md5(b), ',' ORDER BY id) FROM giant";
+    let green = pair.client(Color::Green).await;
+    let (b, g): (String, String) = (
+        blue.query_one(digest, &[]).await.unwrap().get(0),
+        green.query_one(digest, &[]).await.unwrap().get(0),
+    );
+    assert_eq!(b, g);
+    assert!(peak() < 150 << 10, "{} KiB", peak());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extensions_own_table_brings_the_users_rows() {
+    let Some(pair) = Pair::start().await else { return };
+    // As an extension's script does it: a table of the extension's, with rows of its own and rows of users.
+    let extension = "CREATE EXTENSION pg_trgm; CREATE TABLE config (id int PRIMARY KEY, standard bool, v text);
+        INSERT INTO config VALUES (1, true, 'theirs'); ALTER EXTENSION pg_trgm ADD TABLE config;
+        UPDATE pg_extension SET extconfig = ARRAY['config'::regclass::oid], extcondition = ARRAY['WHERE NOT standard']
+        WHERE extname = 'pg_trgm'";
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    for side in [&blue, &green] {
+        side.batch_execute(extension).await.unwrap();
+    }
+    blue.batch_execute("INSERT INTO config VALUES (2, false, 'ours'); CREATE TABLE t (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    green
+        .batch_execute("INSERT INTO config VALUES (3, false, 'of an earlier try')")
+        .await
+        .unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let green = pair.client(Color::Green).await;
+    assert_eq!(digests(&blue).await, digests(&green).await);
+    // And it is mirrored from then on.
+    blue.batch_execute("INSERT INTO config VALUES (4, false, 'later'); DELETE FROM config WHERE id = 2")
+        .await
+        .unwrap();
+    common::cut_over(&replicator, Color::Green).await;
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    assert_eq!(digests(&blue).await, digests(&green).await);
+}
+
+/// Everything of a server that is set and outlives a session.
+async fn settings(client: &Client) -> Vec<String> {
+    let rows = client
+        .query(
+            "SELECT format('%s = %s', name, setting) FROM pg_settings WHERE source <> 'default' AND source <> 'client' \
+             UNION ALL SELECT 'file: ' || name FROM pg_file_settings WHERE sourcefile LIKE '%.auto.conf' \
+             UNION ALL SELECT format('role or database: %s', setconfig) FROM pg_db_role_setting \
+             UNION ALL SELECT format('table %s: %s', oid::regclass, reloptions) FROM pg_class WHERE relkind = 'r' \
+                 AND reloptions IS NOT NULL ORDER BY 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    rows.iter().map(|r| r.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_tables_come_with_keys_and_statistics_and_no_setting_stays_changed() {
+    let Some(pair) = Pair::start().await else { return };
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    blue.batch_execute(
+        "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(1, 100);
+         DO $$ BEGIN FOR i IN 1..150 LOOP
+         EXECUTE format('CREATE TABLE t%s (id serial PRIMARY KEY, p int REFERENCES parent, u text UNIQUE)', i);
+         EXECUTE format('CREATE INDEX ON t%s (p) WHERE p > 3', i);
+         EXECUTE format('INSERT INTO t%s (p, u) SELECT g, md5(g::text) FROM generate_series(1, 30) g', i); END LOOP; END $$;
+         CREATE TABLE loop (a int PRIMARY KEY, b int); INSERT INTO loop SELECT i, 1 + i % 10 FROM generate_series(1, 10) i;
+         ALTER TABLE loop ADD FOREIGN KEY (b) REFERENCES loop;
+         CREATE MATERIALIZED VIEW first AS SELECT 1 AS n; CREATE VIEW between AS SELECT count(*) AS n FROM parent;
+         CREATE MATERIALIZED VIEW zero AS SELECT n FROM between;
+         CREATE OR REPLACE VIEW between AS SELECT count(*) AS n FROM parent JOIN first ON true",
+    )
+    .await
+    .unwrap();
+    blue.batch_execute("REFRESH MATERIALIZED VIEW zero").await.unwrap();
+    let before = (settings(&blue).await, settings(&green).await);
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let green = pair.client(Color::Green).await;
+    assert_eq!(digests(&blue).await, digests(&green).await);
+    assert_eq!(valid(&green).await, 0);
+    for what in [
+        "SELECT string_agg(indexdef, E'\\n' ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'public'",
+        "SELECT string_agg(format('%s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)), E'\\n' \
+         ORDER BY conrelid::regclass::text, conname) FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+    ] {
+        let of = async |client: &Client| client.query_one(what, &[]).await.unwrap().get::<_, String>(0);
+        assert_eq!(of(&blue).await, of(&green).await);
+    }
+    let without: i64 = green
+        .query_one(
+            "SELECT count(*) FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace \
+             AND NOT EXISTS (SELECT FROM pg_statistic WHERE starelid = c.oid)",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(without, 0, "tables without statistics");
+    replicator.stop(Color::Blue).await.unwrap();
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    assert_eq!(before, (settings(&blue).await, settings(&green).await));
+}
