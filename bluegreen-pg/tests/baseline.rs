@@ -21,7 +21,7 @@ async fn copied(replicator: &PgReplicator, percent: u64) {
     loop {
         match replicator.status(Direction::BlueToGreen).await.unwrap() {
             MirrorStatus::Copying { bytes, .. } if bytes.done * 100 >= bytes.total * percent => return,
-            MirrorStatus::Failed(why) => panic!("{why}"),
+            MirrorStatus::Failed { why, .. } => panic!("{why}"),
             other => assert!(Instant::now() < until, "still {other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -107,7 +107,7 @@ async fn a_crash_of_the_target_loses_nothing_that_counted() {
         match replicator.status(Direction::BlueToGreen).await {
             Ok(MirrorStatus::Streaming(_)) => break,
             // Acknowledged steps were forgotten in the crash: that is found out, and begun again.
-            Ok(MirrorStatus::Failed(why)) => {
+            Ok(MirrorStatus::Failed { why, .. }) => {
                 assert!(why.contains("steps are"), "{why}");
                 replicator.start(Direction::BlueToGreen).await.unwrap();
             }

@@ -181,7 +181,7 @@ async fn ours(jobs: usize, from: &str, to: &str) -> Outcome<()> {
                 last = stage;
             }
             MirrorStatus::Streaming(_) => break,
-            MirrorStatus::Failed(why) => return Err(why.into()),
+            MirrorStatus::Failed { why, .. } => return Err(why.into()),
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
