@@ -159,12 +159,16 @@ impl Migration {
     /// Goes back to blue and unwinds: before the cut-over an abort, after it a cut-over in the other direction.
     ///
     /// # Errors
-    /// `PastNoReturn` when the clean-up has begun; else see [`run`](Self::run).
+    /// `PastNoReturn` when the clean-up has begun, `Diverged` when the way back is broken; else see [`run`](Self::run).
     pub async fn roll_back(&self) -> Result<Outcome> {
         let state = State::of(&self.journal.load().await?)?;
         if state.past_no_return() {
             let message = "the clean-up has begun: the mirror back to blue may be gone";
             return Err(Error::new(Kind::PastNoReturn, "go back", message));
+        }
+        if let Some(why) = state.no_way_back() {
+            let message = format!("{why}. Mend it and run it: when it streams again, it can go back");
+            return Err(Error::new(Kind::Diverged, "go back", message));
         }
         self.handle.signal(Signal::GoBack);
         self.run().await.map_err(|e| match e.kind() {
@@ -268,9 +272,16 @@ impl Handle {
         self.signal(Signal::Abort);
     }
 
-    /// Make blue the writer again, and unwind. Has no effect past the point of no return.
+    /// Make blue the writer again, and unwind. Has no effect past the point of no return, nor while the way back is broken.
     pub fn go_back(&self) {
         self.signal(Signal::GoBack);
+    }
+
+    /// Make blue the writer again, let green follow it, and wait: [`resume`](Self::resume) goes forward again from there,
+    /// without copying anything anew, [`abort`](Self::abort) unwinds. Has no effect before the cut-over, nor past the point
+    /// of no return.
+    pub fn switch_back(&self) {
+        self.signal(Signal::SwitchBack);
     }
 
     /// Where it is.

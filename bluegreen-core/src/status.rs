@@ -1,7 +1,7 @@
 //! `Status`: where a migration is, since when, what it waits for, and whether it can still go back.
 
 use crate::error::Result;
-use crate::journal::state::{Stage, State};
+use crate::journal::state::State;
 use crate::journal::{Entry, Outcome, StepName};
 use crate::model::{Color, Share};
 use crate::time::Timestamp;
@@ -34,25 +34,15 @@ pub struct Status {
     pub writer: Color,
     /// Whether it can still go back to blue.
     pub can_go_back: bool,
+    /// What is wrong with the way back after the cut-over, if so; while it is, it cannot go back.
+    pub way_back_broken: Option<String>,
     /// How it ended.
     pub outcome: Option<Outcome>,
 }
 
 impl Status {
     pub(crate) fn of(state: &State) -> Self {
-        let steps = state
-            .planned
-            .as_ref()
-            .map(|(_, _, steps)| steps.as_slice())
-            .unwrap_or_default();
-        let open = |s: &&StepName| matches!(state.step(**s).stage, Stage::Started | Stage::Finished);
-        let step = if state.unwinding.is_some() {
-            steps.iter().rev().find(open)
-        } else {
-            steps.iter().find(|s| state.step(**s).stage != Stage::Finished)
-        }
-        .copied()
-        .filter(|_| state.closed.is_none());
+        let step = state.current().filter(|_| state.closed.is_none());
         let own = step.map(|s| state.step(s));
         Self {
             name: state.planned.as_ref().map(|(name, ..)| name.clone()),
@@ -65,7 +55,8 @@ impl Status {
             share: state.traffic.share(),
             effective: state.traffic.effective,
             writer: state.writer(),
-            can_go_back: state.closed.is_none() && !state.past_no_return(),
+            can_go_back: state.closed.is_none() && !state.past_no_return() && state.no_way_back().is_none(),
+            way_back_broken: state.no_way_back().map(str::to_owned),
             outcome: state.closed.clone(),
         }
     }
@@ -110,6 +101,10 @@ impl fmt::Display for Status {
             "; can go back"
         } else {
             "; cannot go back"
-        })
+        })?;
+        match &self.way_back_broken {
+            Some(why) => write!(f, " ({why})"),
+            None => Ok(()),
+        }
     }
 }

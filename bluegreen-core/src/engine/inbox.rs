@@ -2,7 +2,9 @@
 
 use super::Engine;
 use crate::error::Result;
-use crate::journal::{Body, Request, Signal};
+use crate::journal::{Body, Request, Signal, StepName};
+=======
+use crate::journal::{Body, Signal, StepName};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -30,6 +32,10 @@ impl Inbox {
     fn take(&self) -> Vec<Signal> {
         std::mem::take(&mut *self.signals.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn signals(&self) -> Vec<Signal> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Engine {
@@ -37,6 +43,10 @@ impl Engine {
     pub(super) async fn hear(&mut self) -> Result<()> {
         if self.state.closed.is_some() || self.in_pause() && self.state.asked.is_none() {
             return Ok(());
+        }
+        if self.state.no_way_back().is_some() && self.is_sent_back().await? {
+            // What was seen some time ago may have been mended since.
+            self.look_on().await?;
         }
         // In a pause that a human was asked about there is one thing to say; the rest is heard after it.
         let heard = |signal: Signal, in_pause: bool| !in_pause || signal == Signal::Resume;
@@ -70,11 +80,31 @@ impl Engine {
         }
     }
 
+    /// Whether somebody says that it shall go back.
+    async fn is_sent_back(&self) -> Result<bool> {
+        let back = |signal: &Signal| matches!(signal, Signal::GoBack | Signal::SwitchBack);
+        if self.inbox.signals().iter().any(back) {
+            return Ok(true);
+        }
+        let requests = match self.journal.has_requests() {
+            true => self.requests().await?,
+            false => Vec::new(),
+        };
+        let new = requests.iter().filter(|r| !self.state.heard.contains(&r.id));
+        Ok(new.map(|r| r.signal).any(|signal| back(&signal)))
+    }
+
     /// An order that comes before the first entry still comes after the plan.
     async fn append_order(&mut self, signal: Signal, request: Option<String>) -> Result<()> {
         if self.state.planned.is_none() {
             self.write_plan().await?;
         }
-        self.append(Body::Operator { signal, request }).await
+        let why = self.state.no_way_back().map(str::to_owned);
+        self.append(Body::Operator { signal, request }).await?;
+        if let (Signal::GoBack | Signal::SwitchBack, Some(why)) = (signal, why) {
+            let what = format!("{signal} is not followed: {why}");
+            self.context(StepName::Hold).warn(what);
+        }
+        Ok(())
     }
 }

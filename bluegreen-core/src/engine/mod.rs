@@ -270,35 +270,45 @@ impl Engine {
             if asks && self.requests().await?.iter().any(|r| !self.state.heard.contains(&r.id)) {
                 return Ok(());
             }
-            if until.is_none_or(|until| until > slice)
-                && let Some(step) = self.waiting_step()
-            {
-                let cx = self.context(step);
-                let watch = guarded(async {
-                    phase::of(step).watch(&cx).await;
-                    Ok(())
-                });
-                let limit = self
-                    .with
-                    .clock
-                    .sleep_until(self.with.clock.now() + self.spec.step_deadline);
-                let woken = self.inbox.woken.notified();
-                // An operator's word, or a look that does not come back, ends the look.
-                match select(std::pin::pin!(watch), select(std::pin::pin!(woken), limit)).await {
-                    Either::Left((Ok(()), _)) | Either::Right((Either::Right(_), _)) => {}
-                    Either::Left((Err(e), _)) => tracing::warn!(migration = %self.spec.name, %step, "a look: {e}"),
-                    Either::Right((Either::Left(_), _)) => return Ok(()),
-                }
+            if until.is_none_or(|until| until > slice) && self.look_on().await? {
+                return Ok(());
             }
         }
     }
 
+    /// Lets the step that waits look on. Whether there is something new to act on: what it saw, or an operator's word.
+    async fn look_on(&mut self) -> Result<bool> {
+        let Some(step) = self.waiting_step() else {
+            return Ok(false);
+        };
+        let cx = self.context(step);
+        let watch = guarded(async { Ok(phase::of(step).watch(&cx).await) });
+        let limit = self
+            .with
+            .clock
+            .sleep_until(self.with.clock.now() + self.spec.step_deadline);
+        let woken = self.inbox.woken.notified();
+        // An operator's word, or a look that does not come back, ends the look.
+        let note = match select(std::pin::pin!(watch), select(std::pin::pin!(woken), limit)).await {
+            Either::Left((Ok(note), _)) => note,
+            Either::Left((Err(e), _)) => {
+                tracing::warn!(migration = %self.spec.name, %step, "a look: {e}");
+                None
+            }
+            Either::Right((Either::Right(_), _)) => None,
+            Either::Right((Either::Left(_), _)) => return Ok(true),
+        };
+        let Some(note) = note else { return Ok(false) };
+        self.append(Body::Noted { step, note }).await?;
+        Ok(true)
+    }
+
+    /// The step that waits; where none has begun, as after switching back, the mirror is what must go on.
     fn waiting_step(&self) -> Option<StepName> {
-        self.plan
-            .steps
-            .iter()
-            .map(|s| s.name)
-            .find(|s| self.state.step(*s).stage == Stage::Started)
+        let is = |stage| move |s: &StepName| self.state.step(*s).stage == stage;
+        let mut steps = self.plan.steps.iter().map(|s| s.name);
+        let mirror = Some(StepName::Mirror).filter(is(Stage::Finished));
+        steps.find(is(Stage::Started)).or(mirror)
     }
 
     /// Writes down the plan: the first entry of every journal.

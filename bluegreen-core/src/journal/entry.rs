@@ -233,6 +233,11 @@ pub enum Note {
         /// Why.
         why: String,
     },
+    /// Whether the way back to blue is there, where that changed while blue was held as one.
+    WayBack {
+        /// What is wrong with it; none when it is there again.
+        broken: Option<String>,
+    },
     /// The pause is over: writes go on at the new writer.
     Pause {
         /// Who writes.
@@ -269,6 +274,8 @@ pub enum Signal {
     Abort,
     /// After the cut-over: make blue the writer again, and unwind.
     GoBack,
+    /// After the cut-over: make blue the writer again with green as its mirror, and wait: to go forward again, or to abort.
+    SwitchBack,
 }
 
 impl fmt::Display for Signal {
@@ -280,6 +287,7 @@ impl fmt::Display for Signal {
             Self::Retreat => "retreat",
             Self::Abort => "abort",
             Self::GoBack => "go-back",
+            Self::SwitchBack => "switch-back",
         })
     }
 }

@@ -51,6 +51,10 @@ pub struct State {
     steps: BTreeMap<StepName, StepState>,
     /// Why it is unwound, if it is.
     pub unwinding: Option<String>,
+    /// Whether it is unwound only to before anybody was moved, to go forward again from there.
+    pub turning: bool,
+    /// What is wrong with the way back, as last seen while it was held.
+    pub way_back_broken: Option<String>,
     /// What a human was asked, and by which step.
     pub asked: Option<(StepName, String)>,
     /// Whether an operator paused it.
@@ -217,7 +221,11 @@ impl State {
             Body::Noted { step, note } => {
                 if let Note::Commit { to, .. } = note {
                     self.committed = Some(*to);
+                    self.way_back_broken = None;
                     self.steps.entry(*step).or_default().given_up = 0;
+                }
+                if let Note::WayBack { broken } = note {
+                    self.way_back_broken.clone_from(broken);
                 }
                 // An approval is for one share.
                 if matches!(note, Note::Asking { share, .. } if *share > Share::ZERO) {
@@ -248,7 +256,12 @@ impl State {
                 self.asked = None;
                 self.settle();
             }
-            Body::Undone { step } => self.progressed(*step).stage = Stage::Undone,
+            Body::Undone { step } => {
+                self.progressed(*step).stage = Stage::Undone;
+                if self.turning && self.last_touched().is_none() {
+                    self.turned();
+                }
+            }
             Body::UndoFailed { step, error } => self.asked = Some((*step, error.clone())),
             Body::Resumed { answers: true } => self.answered(),
             Body::Resumed { answers: false } => {}
@@ -301,7 +314,7 @@ impl State {
                 self.retreated = true;
                 // Before the commit the way up can be gone down again, also from its end.
                 let shift = self.steps.get_mut(&StepName::Shift);
-                if self.committed.is_none()
+                if self.committed != Some(Color::Green)
                     && self.unwinding.is_none()
                     && let Some(shift) = shift.filter(|s| s.stage == Stage::Finished)
                 {
@@ -310,13 +323,22 @@ impl State {
             }
             // Past the commit an abort would silently mean losing green's writes or going back; it must be said.
             Signal::Abort if self.committed == Some(Color::Green) => {}
-            Signal::Abort | Signal::GoBack if self.past_no_return() => {}
-            Signal::Abort | Signal::GoBack => {
-                let why = if signal == Signal::Abort {
-                    "aborted by the operator"
-                } else {
-                    "the operator went back"
+            Signal::Abort | Signal::GoBack | Signal::SwitchBack if self.past_no_return() => {}
+            // There is no way back now: to begin with it would end nowhere.
+            Signal::GoBack | Signal::SwitchBack if self.no_way_back().is_some() => {}
+            // Only from green is there anything to switch back from, and who unwinds altogether goes further than that.
+            Signal::SwitchBack if self.writer() == Color::Blue || self.unwinding.is_some() => {}
+            Signal::Abort | Signal::GoBack | Signal::SwitchBack => {
+                let why = match signal {
+                    Signal::Abort => "aborted by the operator",
+                    Signal::SwitchBack => "the operator switched back",
+                    _ => "the operator went back",
                 };
+                if signal == Signal::SwitchBack {
+                    self.turning = true;
+                } else if std::mem::take(&mut self.turning) {
+                    self.unwinding = None;
+                }
                 self.unwinding.get_or_insert_with(|| why.into());
                 self.paused = false;
                 self.asked = None;
@@ -337,6 +359,41 @@ impl State {
         self.committed.unwrap_or(Color::Blue)
     }
 
+    /// Why green's writes could not be taken back to blue now, if so.
+    #[must_use]
+    pub fn no_way_back(&self) -> Option<&str> {
+        let broken = self.way_back_broken.as_deref();
+        broken.filter(|_| self.writer() == Color::Green && self.unwinding.is_none())
+    }
+
+    /// The step it is at, or undoes.
+    pub fn current(&self) -> Option<StepName> {
+        if self.unwinding.is_some() {
+            return self.last_touched();
+        }
+        let (_, _, steps) = self.planned.as_ref()?;
+        steps.iter().copied().find(|s| self.step(*s).stage != Stage::Finished)
+    }
+
+    /// The last step that there is something to undo of; of a turning round, only of those that moved somebody.
+    fn last_touched(&self) -> Option<StepName> {
+        let (_, _, steps) = self.planned.as_ref()?;
+        let moves = |s: &StepName| !self.turning || *s >= StepName::Shift;
+        let touched = |s: &StepName| matches!(self.step(*s).stage, Stage::Started | Stage::Finished);
+        steps.iter().rev().copied().filter(moves).find(touched)
+    }
+
+    /// Blue writes and green follows, as before anybody was moved: from there it goes forward as if for the first time,
+    /// when somebody says so.
+    fn turned(&mut self) {
+        self.turning = false;
+        self.unwinding = None;
+        self.paused = true;
+        // Who says go on has said it of the first share too.
+        self.approved = true;
+        self.steps.retain(|step, _| *step < StepName::Shift);
+    }
+
     /// Whether the point of no return has been passed: the clean-up has begun.
     #[must_use]
     pub fn past_no_return(&self) -> bool {
@@ -346,9 +403,9 @@ impl State {
     /// What comes next, for a plan of these steps at this time. Total: every state has an answer.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Next {
-        let Some((_, _, steps)) = &self.planned else {
+        if self.planned.is_none() {
             return Next::Plan;
-        };
+        }
         if let Some(outcome) = &self.closed {
             return Next::Over(outcome.clone());
         }
@@ -359,15 +416,9 @@ impl State {
             return Next::Paused;
         }
         let undoing = self.unwinding.is_some();
-        let touched = |s: &&StepName| matches!(self.step(**s).stage, Stage::Started | Stage::Finished);
-        let step = if undoing {
-            steps.iter().rev().find(touched)
-        } else {
-            steps.iter().find(|s| self.step(**s).stage != Stage::Finished)
-        };
-        match (step, &self.unwinding) {
+        match (self.current(), &self.unwinding) {
             (Some(step), _) => {
-                let s = self.step(*step);
+                let s = self.step(step);
                 let retry = s.retry_at.map(|t| (t, "trying again".to_owned()));
                 let later = s
                     .waiting
@@ -377,8 +428,8 @@ impl State {
                     .max_by_key(|(until, _)| *until);
                 match later.filter(|(until, _)| *until > now) {
                     Some((until, why)) => Next::WaitUntil(until, why),
-                    None if undoing => Next::Undo(*step),
-                    None => Next::Advance(*step),
+                    None if undoing => Next::Undo(step),
+                    None => Next::Advance(step),
                 }
             }
             (None, Some(why)) => Next::Close(Outcome::RolledBack { why: why.clone() }),

@@ -161,6 +161,68 @@ fn an_abort_after_the_commit_does_not_go_back_but_going_back_does() {
 }
 
 #[test]
+fn switched_back_it_waits_before_the_cut_over_and_begins_that_anew() {
+    use StepName::{CutOver, Prepare};
+    let switched = vec![
+        started(Prepare),
+        finished(Prepare),
+        started(CutOver),
+        commit(Color::Green),
+        said(Signal::SwitchBack),
+    ];
+    assert_eq!(next(switched.clone(), 0), Next::Undo(CutOver));
+    let more = |more: &[Body]| next(switched.iter().chain(more).cloned(), 0);
+    let undone = [commit(Color::Blue), Body::Undone { step: CutOver }];
+    assert_eq!(more(&undone), Next::Paused);
+    let resumed = [&undone[..], &[said(Signal::Resume)]].concat();
+    assert_eq!(more(&resumed), Next::Advance(CutOver));
+    let all: Vec<Body> = std::iter::once(planned())
+        .chain(switched.clone())
+        .chain(resumed)
+        .collect();
+    let state = State::of(&entries(all)).unwrap();
+    assert_eq!(state.step(CutOver).stage, Stage::Pending);
+    assert!(
+        state.step(CutOver).notes.is_empty(),
+        "the old commit record is no longer unfinished"
+    );
+    let aborted = [&undone[..], &[said(Signal::Abort)]].concat();
+    assert_eq!(more(&aborted), Next::Undo(Prepare));
+    // Going back altogether goes further than what was begun.
+    let further = [
+        said(Signal::GoBack),
+        commit(Color::Blue),
+        Body::Undone { step: CutOver },
+    ];
+    assert_eq!(more(&further), Next::Undo(Prepare));
+}
+
+#[test]
+fn a_broken_way_back_is_not_taken_until_it_is_mended() {
+    use StepName::{CutOver, Hold, Prepare};
+    let seen = |broken: Option<&str>| Body::Noted {
+        step: Hold,
+        note: Note::WayBack {
+            broken: broken.map(str::to_owned),
+        },
+    };
+    let held = |more: &[Body]| {
+        let before = [
+            started(Prepare),
+            finished(Prepare),
+            started(CutOver),
+            commit(Color::Green),
+        ];
+        next(before.iter().chain(more).cloned(), 0)
+    };
+    let broken = seen(Some("the slot is lost"));
+    for signal in [Signal::GoBack, Signal::SwitchBack] {
+        assert_eq!(held(&[broken.clone(), said(signal)]), Next::Advance(CutOver));
+        assert_eq!(held(&[broken.clone(), seen(None), said(signal)]), Next::Undo(CutOver));
+    }
+}
+
+#[test]
 fn the_latest_commit_names_the_writer() {
     let writer = |bodies: Vec<Body>| {
         let all: Vec<Body> = std::iter::once(planned()).chain(bodies).collect();
@@ -221,7 +283,8 @@ fn any_body() -> impl Strategy<Value = Body> {
         Just(Signal::Approve),
         Just(Signal::Retreat),
         Just(Signal::Abort),
-        Just(Signal::GoBack)
+        Just(Signal::GoBack),
+        Just(Signal::SwitchBack)
     ];
     prop_oneof![
         step.clone().prop_map(started),

@@ -58,18 +58,20 @@ impl Step for CutOver {
     }
 
     async fn undo(&self, cx: &Context<'_>) -> Result<Progress> {
-        if cx.state.committed.is_some() {
+        let moved = |n: &Note| matches!(n, Note::Commit { .. }).then_some(());
+        if cx.own().last(moved).is_some() {
             return switch(cx, Color::Blue).await;
         }
         // What may have been held was settled before this step was asked.
         Ok(Progress::Done)
     }
 
-    async fn watch(&self, cx: &Context<'_>) {
+    async fn watch(&self, cx: &Context<'_>) -> Option<Note> {
         if cx.with.replicator.is_present() {
             // Only for those who look on: what fails here is met again, and answered, by the step itself.
             let _ = cx.mirror(Direction::from(cx.state.writer())).await;
         }
+        None
     }
 }
 
@@ -81,9 +83,9 @@ async fn switch(cx: &Context<'_>, to: Color) -> Result<Progress> {
     if let Some(commit) = unfinished_commit(cx) {
         return go_through(cx, to, commit).await;
     }
-    // Going back ends with every mirror taken away: only the way forward needs one behind it.
+    // Going back ends with every mirror taken away: only a way on from here needs one behind it.
     if cx.with.replicator.is_present()
-        && to == Color::Green
+        && (to == Color::Green || cx.state.turning)
         && let Some(progress) = mirror::run(cx, Direction::from(to)).await?
     {
         return Ok(progress);

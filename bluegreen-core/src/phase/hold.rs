@@ -1,9 +1,9 @@
 //! `hold`: blue stays read-only and mirrored back, as a way back of one call.
 
+use super::mirror;
 use super::step::{Context, Progress, Step};
 use crate::duration::format_duration;
-use crate::error::Result;
-use crate::event::Event;
+use crate::error::{Kind, Result};
 use crate::journal::Note;
 use crate::model::Direction;
 use crate::plan::Parts;
@@ -13,6 +13,8 @@ use async_trait::async_trait;
 
 #[derive(Debug)]
 pub(super) struct Hold;
+
+const DOUBT: &str = "way back";
 
 #[async_trait]
 impl Step for Hold {
@@ -49,16 +51,25 @@ impl Step for Hold {
         Ok(Progress::Done)
     }
 
-    async fn watch(&self, cx: &Context<'_>) {
+    async fn watch(&self, cx: &Context<'_>) -> Option<Note> {
         if !cx.with.replicator.is_present() {
-            return;
+            return None;
         }
-        let what = match cx.mirror(Direction::GreenToBlue).await {
-            Ok(MirrorStatus::Streaming(_)) => return,
-            Ok(other) => format!("the way back does not stream: {other}"),
-            Err(e) => format!("the way back is not sure: {e}"),
+        let (what, sure) = match mirror::look_on(cx, Direction::GreenToBlue).await {
+            Ok(MirrorStatus::Streaming(_)) => {
+                cx.came(DOUBT);
+                let back = cx.state.way_back_broken.is_some();
+                return back.then_some(Note::WayBack { broken: None });
+            }
+            Ok(MirrorStatus::Failed(why)) => (format!("the way back is broken: {why}"), true),
+            Ok(MirrorStatus::Absent) => ("the way back is gone: there is no mirror".to_owned(), true),
+            Ok(other) => (format!("the way back does not stream: {other}"), false),
+            Err(e) if e.kind() == Kind::Diverged => (format!("the way back is broken: {e}"), true),
+            Err(e) => (format!("the way back is not sure: {e}"), false),
         };
-        tracing::warn!(migration = %cx.spec.name, "{what}");
-        cx.events.send(|| Event::Warned { step: cx.step, what });
+        cx.warn(what.clone());
+        // What passes by itself (a server that is restarted) is no news; what lasts is.
+        let lost = sure || cx.in_doubt(DOUBT) >= cx.spec.watch;
+        (lost && cx.state.way_back_broken.is_none()).then_some(Note::WayBack { broken: Some(what) })
     }
 }

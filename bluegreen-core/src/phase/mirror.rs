@@ -2,6 +2,7 @@
 
 use super::step::{Context, Progress, Step};
 use crate::error::{Error, Kind, Result};
+use crate::event::Event;
 use crate::journal::Note;
 use crate::model::{Color, Direction};
 use crate::plan::Parts;
@@ -32,6 +33,31 @@ impl Step for Mirror {
     async fn undo(&self, cx: &Context<'_>) -> Result<Progress> {
         take_away(cx, Color::Blue).await
     }
+
+    async fn watch(&self, cx: &Context<'_>) -> Option<Note> {
+        let what = match look_on(cx, Direction::BlueToGreen).await {
+            Ok(MirrorStatus::Streaming(_)) => return None,
+            Ok(other) => format!("green does not follow: {other}"),
+            Err(e) => format!("it is not known whether green follows: {e}"),
+        };
+        cx.warn(what);
+        None
+    }
+}
+
+/// Where a mirror is that ran already, during a long wait. A process that finds it running still has to ask for it once: what
+/// goes with it (its slots' log) needs somebody who looks after it.
+pub(super) async fn look_on(cx: &Context<'_>, direction: Direction) -> Result<MirrorStatus> {
+    if !cx.live.lock().started.contains(&direction) {
+        cx.with.replicator.start(direction).await?;
+        cx.live.lock().started.push(direction);
+    }
+    let status = cx.with.replicator.status(direction).await?;
+    cx.events.send(|| Event::Mirror {
+        direction,
+        status: status.clone(),
+    });
+    Ok(status)
 }
 
 /// Makes a mirror run and follow closely; none when it does.

@@ -58,8 +58,11 @@ pub(crate) trait Step: Send + Sync {
         false
     }
 
-    /// Looks on during a long wait. What it sees goes to observers; it has no effect.
-    async fn watch(&self, _: &Context<'_>) {}
+    /// Looks on during a long wait, and keeps running what runs. What it sees goes to observers; what must be remembered of
+    /// it is answered.
+    async fn watch(&self, _: &Context<'_>) -> Option<Note> {
+        None
+    }
 }
 
 /// A user's hook.
@@ -185,6 +188,18 @@ impl Context<'_> {
         }
         *last = now;
         *since
+    }
+
+    /// Something a human should know, that does not stop anything.
+    pub(crate) fn warn(&self, what: String) {
+        tracing::warn!(migration = %self.spec.name, step = %self.step, "{what}");
+        self.events.send(|| Event::Warned { step: self.step, what });
+    }
+
+    /// For how long something has been in doubt, looked at without a gap.
+    pub(crate) fn in_doubt(&self, key: &'static str) -> Duration {
+        let now = self.now();
+        now.since(self.gapless(self.live.lock().patience.entry(key).or_insert((now, now))))
     }
 
     /// Since when users' requests are watched without a gap.

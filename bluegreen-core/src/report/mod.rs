@@ -201,7 +201,9 @@ impl Report {
                 }
             }
             Body::Started { step } => {
-                self.step(step).started.get_or_insert(at);
+                let again = self.step(step);
+                again.started.get_or_insert(at);
+                again.undone = None;
             }
             Body::Finished { step } => self.step(step).finished = Some(at),
             Body::Undone { step } => self.step(step).undone = Some(at),
@@ -270,7 +272,11 @@ impl Report {
             Note::Commit { to, position, .. } => self.commits.push(Commit { at, to, position }),
             Note::Pause { to, length, parts } => self.pauses.push(Pause { at, to, length, parts }),
             Note::PauseGivenUp { held, why } => self.given_up.push(GivenUp { at, held, why }),
-            Note::RecordBefore { .. } | Note::Mirror { .. } | Note::Passed { .. } | Note::Since { .. } => {}
+            Note::RecordBefore { .. }
+            | Note::Mirror { .. }
+            | Note::Passed { .. }
+            | Note::Since { .. }
+            | Note::WayBack { .. } => {}
         }
     }
 

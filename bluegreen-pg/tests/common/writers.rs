@@ -1,11 +1,13 @@
 //! Clients that write through everything, and the ledger of what was acknowledged to them.
 
 use super::{Pair, connect};
-use bluegreen_core::Color;
+use async_trait::async_trait;
+use bluegreen_core::{Color, Error, GateState, Kind, Result, WriteGate};
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -18,7 +20,7 @@ pub const LEDGER: &str =
 pub struct Writers {
     stop: Arc<AtomicBool>,
     green: Arc<AtomicBool>,
-    gate: Arc<tokio::sync::RwLock<()>>,
+    gate: Arc<RwLock<()>>,
     tasks: Vec<JoinHandle<Told>>,
 }
 
@@ -34,7 +36,7 @@ impl Writers {
     pub fn start(pair: &Pair, count: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let green = Arc::new(AtomicBool::new(false));
-        let gate = Arc::new(tokio::sync::RwLock::new(()));
+        let gate = Arc::new(RwLock::new(()));
         let tasks = (0..count)
             .map(|n| {
                 tokio::spawn(write(
@@ -54,13 +56,22 @@ impl Writers {
         }
     }
 
+    /// The gate that a migration holds and points.
+    pub fn gate(&self) -> WritersGate {
+        WritersGate {
+            green: self.green.clone(),
+            gate: self.gate.clone(),
+            held: Arc::default(),
+        }
+    }
+
     /// From now on they connect there.
     pub fn point_at(&self, color: Color) {
         self.green.store(color == Color::Green, Ordering::SeqCst);
     }
 
     /// New transactions wait, running ones are drained, until it is dropped.
-    pub async fn hold(&self) -> tokio::sync::OwnedRwLockWriteGuard<()> {
+    pub async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
         self.gate.clone().write_owned().await
     }
 
@@ -77,12 +88,56 @@ impl Writers {
     }
 }
 
+/// What stands between the writers and their database.
+#[derive(Debug)]
+pub struct WritersGate {
+    green: Arc<AtomicBool>,
+    gate: Arc<RwLock<()>>,
+    held: Arc<Mutex<Option<OwnedRwLockWriteGuard<()>>>>,
+}
+
+#[async_trait]
+impl WriteGate for WritersGate {
+    fn name(&self) -> &str {
+        "writers"
+    }
+
+    async fn hold(&self, within: Duration) -> Result<()> {
+        let guard = tokio::time::timeout(within, self.gate.clone().write_owned()).await;
+        let guard = guard.map_err(|_| Error::new(Kind::Timeout, "hold", "a writer does not end"))?;
+        *self.held.lock().unwrap() = Some(guard);
+        Ok(())
+    }
+
+    async fn point_at(&self, color: Color) -> Result<()> {
+        self.green.store(color == Color::Green, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.held.lock().unwrap().take();
+        Ok(())
+    }
+
+    async fn state(&self) -> Result<GateState> {
+        let at = if self.green.load(Ordering::SeqCst) {
+            Color::Green
+        } else {
+            Color::Blue
+        };
+        Ok(GateState {
+            held: self.held.lock().unwrap().is_some(),
+            at,
+        })
+    }
+}
+
 async fn write(
     n: usize,
     urls: [String; 2],
     stop: Arc<AtomicBool>,
     green: Arc<AtomicBool>,
-    gate: Arc<tokio::sync::RwLock<()>>,
+    gate: Arc<RwLock<()>>,
 ) -> Told {
     let mut told = Told::default();
     let mut open: Option<(bool, Client)> = None;

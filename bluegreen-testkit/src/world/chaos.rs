@@ -143,15 +143,23 @@ impl Chaos {
         }
         self.operated = true;
         for n in 0..self.rng.random_range(1..4) {
-            let signal = match self.rng.random_range(0..7) {
+            let signal = match self.rng.random_range(0..8) {
                 0 | 1 => Signal::Pause,
                 2 => Signal::Approve,
                 3 | 4 => Signal::Retreat,
                 5 => Signal::Abort,
+                6 => Signal::SwitchBack,
                 _ => Signal::GoBack,
             };
             let (when, later) = (self.some_time(), self.some_time());
             self.ask(format!("{n}"), signal, when);
+            if signal == Signal::SwitchBack {
+                // Nobody knows when blue writes again: it is told to go on until it does.
+                for hours in [1, 6, 24, 72, 144] {
+                    let then = when + later + Duration::from_secs(hours * 3600);
+                    self.ask(format!("{n} answered, {hours}"), Signal::Resume, then);
+                }
+            }
             if matches!(signal, Signal::Pause | Signal::Retreat) {
                 self.ask(format!("{n} answered"), Signal::Resume, when + later);
             }

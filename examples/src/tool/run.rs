@@ -45,6 +45,8 @@ enum Command {
     Abort(On),
     /// Make blue the writer again and unwind; after the cut-over.
     GoBack(On),
+    /// Make blue the writer again with green as its mirror, and wait; after the cut-over. `resume` goes forward again.
+    SwitchBack(On),
 }
 
 #[derive(Debug, clap::Args)]
@@ -124,6 +126,7 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         Command::Resume(on) => (on, Signal::Resume),
         Command::Abort(on) => (on, Signal::Abort),
         Command::GoBack(on) => (on, Signal::GoBack),
+        Command::SwitchBack(on) => (on, Signal::SwitchBack),
     };
     finish(&on, ask(&on, signal).await)
 }
@@ -289,12 +292,23 @@ async fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
     if let Some(outcome) = &status.outcome {
         return refuse(&format!("the migration is over: it {outcome}"));
     }
+    match (signal, &status.way_back_broken) {
+        (Signal::GoBack | Signal::SwitchBack, Some(why)) => {
+            return refuse(&format!(
+                "{why}. Mend it; whoever runs the migration sees when it streams again"
+            ));
+        }
+        _ => {}
+    }
     match signal {
-        Signal::GoBack if !status.can_go_back => {
+        Signal::GoBack | Signal::SwitchBack if !status.can_go_back => {
             return refuse("the clean-up has begun, and the mirror back to blue may be gone: it can only go forward");
         }
         Signal::Abort | Signal::Retreat if status.writer == bluegreen_core::Color::Green => {
             return refuse("green is the writer: what brings users back without losing what they wrote is `go-back`");
+        }
+        Signal::SwitchBack if status.writer == bluegreen_core::Color::Blue => {
+            return refuse("blue is the writer: there is nothing to switch back");
         }
         _ => {}
     }

@@ -1,0 +1,191 @@
+//! The way back while it is held, by whole migrations between versions: there and back and there again with nothing copied
+//! anew, a fresh migration after it was gone back, and a way back that breaks and is mended.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use bluegreen_core::{
+    AtOnce, Color, Environment, Event, FileJournal, Handle, Migration, NoDns, NoProbe, Outcome, Replicator, Spec,
+    Status, StepName,
+};
+use common::writers::{LEDGER, Writers, check};
+use common::{Pair, WITHIN, digests};
+use futures::StreamExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn migration(pair: &Pair, writers: &Writers, journal: &Path, hold: Duration) -> Migration {
+    let mut spec = Spec::new("shop", Environment::none(), Environment::none()).hold(hold);
+    spec.look = Duration::from_millis(100);
+    spec.watch = Duration::from_millis(300);
+    Migration::builder("shop")
+        .dns(NoDns)
+        .probe(NoProbe)
+        .policy(AtOnce::new())
+        .replicator(pair.replicator())
+        .gate(writers.gate())
+        .journal(FileJournal::open(journal).unwrap())
+        .spec(spec)
+        .build()
+        .unwrap()
+}
+
+async fn until(handle: &Handle, what: &str, is: impl Fn(&Status) -> bool) {
+    let since = Instant::now();
+    while !is(&handle.status()) {
+        assert!(since.elapsed() < 12 * WITHIN, "never {what}: {}", handle.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Green is the writer and followed by blue: nothing more is done before somebody says something.
+fn is_held(status: &Status) -> bool {
+    status.step == Some(StepName::Hold) && status.waits.is_some() && status.writer == Color::Green
+}
+
+async fn a_while() {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+async fn oid(pair: &Pair) -> u32 {
+    let green = pair.client(Color::Green).await;
+    green
+        .query_one("SELECT 'ledger'::regclass::oid", &[])
+        .await
+        .unwrap()
+        .get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_and_back_and_there_again_under_load() {
+    let Some(pair) = Pair::of_majors(15, 18).await else {
+        return;
+    };
+    pair.client(Color::Blue).await.batch_execute(LEDGER).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let writers = Writers::start(&pair, 4);
+    let first = migration(&pair, &writers, &folder.path().join("first"), Duration::from_secs(3600));
+    let handle = first.handle();
+    let running = tokio::spawn(async move { first.run().await });
+    until(&handle, "held", is_held).await;
+    let made = oid(&pair).await;
+    a_while().await;
+    handle.switch_back();
+    until(&handle, "switched back", |s| s.paused && s.writer == Color::Blue).await;
+    a_while().await;
+    handle.resume();
+    until(&handle, "held again", is_held).await;
+    assert_eq!(oid(&pair).await, made, "nothing was copied anew");
+    a_while().await;
+    handle.go_back();
+    let outcome = running.await.unwrap().unwrap();
+    assert!(matches!(outcome, Outcome::RolledBack { .. }), "{outcome}");
+    assert_eq!(pair.replicator().leftovers().await.unwrap(), Vec::<String>::new());
+
+    // A new migration says what it does not touch, and how to be rid of it; then it is one like any other.
+    let findings = pair.replicator().preflight().await.unwrap();
+    let full = findings.iter().find(|f| f.id == "target-not-empty").unwrap();
+    assert!(full.seen.contains("ledger"), "{full}");
+    let (_, commands) = full.mend.split_once("server: ").unwrap();
+    let elsewhere = pair.green.connect("postgres").await.unwrap();
+    for command in commands.split_inclusive(';') {
+        elsewhere.batch_execute(command).await.unwrap();
+    }
+    let second = migration(&pair, &writers, &folder.path().join("second"), Duration::ZERO);
+    assert_eq!(second.run().await.unwrap(), Outcome::Completed);
+    a_while().await;
+    let told = writers.end().await;
+    assert_eq!(told.failed, 0, "with a gate no client sees an error");
+    assert!(told.acked.len() > 100, "{}", told.acked.len());
+    check(&pair.client(Color::Green).await, &told).await;
+    assert_eq!(pair.replicator().leftovers().await.unwrap(), Vec::<String>::new());
+}
+
+/// A row at blue that is in the way of one of green's: going back is refused while it is, and loses nothing afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_that_breaks_is_known_and_comes_back_when_mended() {
+    let Some(pair) = Pair::of_majors(15, 18).await else {
+        return;
+    };
+    pair.client(Color::Blue).await.batch_execute(LEDGER).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let writers = Writers::start(&pair, 2);
+    let journal = folder.path().join("journal");
+    let migration = migration(&pair, &writers, &journal, Duration::from_secs(3600));
+    let (handle, mut events) = (migration.handle(), migration.events());
+    let running = tokio::spawn(async move { migration.run().await });
+    until(&handle, "held", is_held).await;
+    assert!(handle.status().can_go_back);
+
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute("SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    blue.batch_execute("INSERT INTO balance VALUES (77, 0)").await.unwrap();
+    let green = pair.client(Color::Green).await;
+    green.batch_execute("INSERT INTO balance VALUES (77, 0)").await.unwrap();
+    until(&handle, "known to be broken", |s| !s.can_go_back).await;
+    // Who only has the journal knows it too.
+    let read = Status::of_entries(&FileJournal::read(&journal).unwrap()).unwrap();
+    assert!(!read.can_go_back && read.way_back_broken.is_some(), "{read}");
+    handle.go_back();
+    let refused = async {
+        while let Some(event) = events.next().await {
+            if matches!(&event, Event::Warned { what, .. } if what.contains("go-back is not followed")) {
+                return;
+            }
+        }
+        panic!("the events ended");
+    };
+    tokio::time::timeout(12 * WITHIN, refused).await.unwrap();
+    assert_eq!(handle.status().writer, Color::Green);
+
+    blue.batch_execute("DELETE FROM balance WHERE who = 77").await.unwrap();
+    until(&handle, "mended", |s| s.can_go_back && is_held(s)).await;
+    handle.go_back();
+    let outcome = running.await.unwrap().unwrap();
+    assert!(matches!(outcome, Outcome::RolledBack { .. }), "{outcome}");
+    let told = writers.end().await;
+    assert_eq!(told.failed, 0, "with a gate no client sees an error");
+    let blue = pair.client(Color::Blue).await;
+    check(&blue, &told).await;
+    let found = blue.query("SELECT FROM balance WHERE who = 77", &[]).await.unwrap();
+    assert_eq!(found.len(), 1, "what green took while the way back was broken");
+}
+
+/// A slot that is gone cannot be mended: that is known at once, and the migration goes on to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_without_its_slot_is_none() {
+    let Some(pair) = Pair::of_majors(14, 17).await else {
+        return;
+    };
+    pair.client(Color::Blue).await.batch_execute(LEDGER).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let writers = Writers::start(&pair, 2);
+    let held = Duration::from_secs(25);
+    let migration = migration(&pair, &writers, &folder.path().join("journal"), held);
+    let handle = migration.handle();
+    let running = tokio::spawn(async move { migration.run().await });
+    until(&handle, "held", is_held).await;
+    let green = pair.client(Color::Green).await;
+    let gone = "DO $$ BEGIN
+        PERFORM pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active_pid IS NOT NULL;
+        PERFORM pg_drop_replication_slot(slot_name) FROM pg_replication_slots; END $$";
+    let since = Instant::now();
+    // The walsender may come back in between.
+    while green.batch_execute(gone).await.is_err() {
+        assert!(since.elapsed() < WITHIN, "the slot stays");
+    }
+    until(&handle, "known to be gone", |s| !s.can_go_back).await;
+    let why = handle.status().way_back_broken.unwrap();
+    assert!(why.contains("is gone"), "{why}");
+    handle.go_back();
+    assert_eq!(running.await.unwrap().unwrap(), Outcome::Completed);
+    let told = writers.end().await;
+    assert_eq!(told.failed, 0, "with a gate no client sees an error");
+    let green = pair.client(Color::Green).await;
+    check(&green, &told).await;
+    assert_eq!(pair.replicator().leftovers().await.unwrap(), Vec::<String>::new());
+    let left = digests(&green).await;
+    assert!(left.iter().any(|(table, ..)| table == "public.ledger"));
+}
