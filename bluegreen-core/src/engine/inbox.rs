@@ -3,8 +3,6 @@
 use super::Engine;
 use crate::error::Result;
 use crate::journal::{Body, Request, Signal, StepName};
-=======
-use crate::journal::{Body, Signal, StepName};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;

@@ -3,7 +3,7 @@
 use super::mirror;
 use super::step::{Context, Progress, Step};
 use crate::duration::format_duration;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journal::Note;
 use crate::model::Direction;
 use crate::plan::Parts;
@@ -61,7 +61,10 @@ impl Step for Hold {
                 let back = cx.state.way_back_broken.is_some();
                 return back.then_some(Note::WayBack { broken: None });
             }
-            Ok(MirrorStatus::Failed(why)) => (format!("the way back is broken: {why}"), true),
+            Ok(MirrorStatus::Failed { kind, why }) => {
+                let passes = Error::new(kind, "mirror", "").is_transient();
+                (format!("the way back is broken: {why}"), !passes)
+            }
             Ok(MirrorStatus::Absent) => ("the way back is gone: there is no mirror".to_owned(), true),
             Ok(other) => (format!("the way back does not stream: {other}"), false),
             Err(e) if e.kind() == Kind::Diverged => (format!("the way back is broken: {e}"), true),

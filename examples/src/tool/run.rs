@@ -292,13 +292,10 @@ async fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
     if let Some(outcome) = &status.outcome {
         return refuse(&format!("the migration is over: it {outcome}"));
     }
-    match (signal, &status.way_back_broken) {
-        (Signal::GoBack | Signal::SwitchBack, Some(why)) => {
-            return refuse(&format!(
-                "{why}. Mend it; whoever runs the migration sees when it streams again"
-            ));
-        }
-        _ => {}
+    if let (Signal::GoBack | Signal::SwitchBack, Some(why)) = (signal, &status.way_back_broken) {
+        return refuse(&format!(
+            "{why}. Mend it; whoever runs the migration sees when it streams again"
+        ));
     }
     match signal {
         Signal::GoBack | Signal::SwitchBack if !status.can_go_back => {
