@@ -186,6 +186,13 @@ impl<D: DnsProvider, R: Replicator, H: HealthProbe, P: TrafficPolicy> MigrationB
                 "nothing would move: give it a DNS provider, a replicator, or both",
             ));
         }
+        if spec.compare && !self.replicator.compares() {
+            let message = format!(
+                "{} does not compare: leave `compare` out of the specification",
+                self.replicator.name()
+            );
+            return Err(Error::new(Kind::Unsupported, "build the migration", message));
+        }
         let gate: Arc<dyn WriteGate> = match self.gate {
             Some(gate) => gate,
             None if !database => Arc::new(crate::provider::NoGate),

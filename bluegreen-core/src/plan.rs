@@ -51,13 +51,14 @@ pub struct Plan {
 
 impl Plan {
     pub(crate) fn of(spec: &Spec, parts: &Parts) -> Self {
-        use StepName::{CleanUp, CutOver, Deploy, Hold, Mirror, Prepare, Shift, Soak};
+        use StepName::{CleanUp, Compare, CutOver, Deploy, Hold, Mirror, Prepare, Shift, Soak};
         let live = parts.dns.is_some() && spec.write_path != Some(WritePath::NoLiveTraffic);
         let names = [
             (Prepare, true),
             (Deploy, parts.deploy || parts.probe),
             (Mirror, parts.database.is_some()),
             (Soak, !parts.verify.is_empty() || !spec.soak.is_zero()),
+            (Compare, spec.compare),
             (Shift, live),
             (CutOver, true),
             (Hold, !spec.hold.is_zero()),

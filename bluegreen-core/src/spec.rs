@@ -94,6 +94,9 @@ pub struct Spec {
     pub cut_over_retry: Duration,
     /// How long green is watched without users (0).
     pub soak: Duration,
+    /// Whether all rows of both databases are compared before any user or write moves to green (no).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compare: bool,
     /// How long blue stays a way back after the cut-over (48 h).
     pub hold: Duration,
     /// How many times in a row green must be well before it counts (3).
@@ -143,6 +146,7 @@ impl Spec {
             cut_over_attempts: 3,
             cut_over_retry: Duration::from_secs(30),
             soak: Duration::ZERO,
+            compare: false,
             hold: Duration::from_secs(48 * 3600),
             healthy_in_a_row: 3,
             probe_deadline: Duration::from_secs(5),
@@ -171,6 +175,13 @@ impl Spec {
     #[must_use]
     pub fn write_path(mut self, path: WritePath) -> Self {
         self.write_path = Some(path);
+        self
+    }
+
+    /// Compares all rows of both databases before any user or write moves to green.
+    #[must_use]
+    pub fn compare(mut self) -> Self {
+        self.compare = true;
         self
     }
 

@@ -30,6 +30,7 @@ mod start;
 mod status;
 mod stuck;
 mod tls;
+mod verify;
 mod wire;
 mod writers;
 

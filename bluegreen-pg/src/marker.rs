@@ -136,6 +136,13 @@ pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> 
             .await
             .doing(doing)?;
     }
+    let compared = session.query_one("SELECT to_regclass('bluegreen.compared') IS NOT NULL", &[]);
+    if compared.await.doing(doing)?.get(0) {
+        session
+            .execute("DELETE FROM bluegreen.compared WHERE migration = $1", &[&migration])
+            .await
+            .doing(doing)?;
+    }
     let others: i64 = session
         .query_one("SELECT count(*) FROM bluegreen.state", &[])
         .await

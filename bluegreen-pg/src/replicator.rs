@@ -6,7 +6,7 @@ use crate::keeper::Keeper;
 use crate::progress::Work;
 use crate::status::Watch;
 use async_trait::async_trait;
-use bluegreen_core::{Color, Direction, Finding, Forecast, MirrorStatus, Position, Replicator, Result};
+use bluegreen_core::{Color, Comparison, Direction, Finding, Forecast, MirrorStatus, Position, Replicator, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ pub(crate) struct Options {
     pub(crate) slot_wait: Duration,
     pub(crate) blue_latency: Duration,
     pub(crate) tools: Option<PathBuf>,
+    pub(crate) compare: crate::verify::Options,
     pub(crate) free_disk: FreeDisk,
 }
 
@@ -51,6 +52,8 @@ pub struct PgReplicator {
     /// The sessions of a cut-over, opened before its pause.
     pub(crate) armed: tokio::sync::Mutex<Option<Armed>>,
     keeper: Mutex<Option<Keeper>>,
+    /// The comparison in the background.
+    pub(crate) comparing: Mutex<Option<crate::verify::Comparing>>,
 }
 
 /// Builds a [`PgReplicator`]. See [`PgReplicator::builder`].
@@ -110,6 +113,7 @@ impl PgReplicator {
                 slot_wait: Duration::from_secs(60),
                 blue_latency: Duration::from_millis(100),
                 tools: None,
+                compare: crate::verify::Options::default(),
                 free_disk: FreeDisk::default(),
             },
         }
@@ -153,6 +157,20 @@ impl PgReplicatorBuilder {
     #[must_use]
     pub fn copy_jobs(mut self, jobs: usize) -> Self {
         self.options.copy_jobs = jobs.max(1);
+        self
+    }
+
+    /// How many pieces a comparison digests at a time, at both sides; 2 when not said.
+    #[must_use]
+    pub fn compare_jobs(mut self, jobs: usize) -> Self {
+        self.options.compare.jobs = jobs.max(1);
+        self
+    }
+
+    /// Which part of the time a comparison works, and rests for the other: 0.25 is a quarter; all of it when not said.
+    #[must_use]
+    pub fn compare_share(mut self, share: f64) -> Self {
+        self.options.compare.share = share.clamp(0.01, 1.0);
         self
     }
 
@@ -226,6 +244,7 @@ impl PgReplicatorBuilder {
             watch: tokio::sync::Mutex::default(),
             armed: tokio::sync::Mutex::default(),
             keeper: Mutex::default(),
+            comparing: Mutex::default(),
         })
     }
 
@@ -253,6 +272,14 @@ impl Replicator for PgReplicator {
 
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         self.mirror_status(direction).await
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+
+    async fn compare(&self) -> Result<Comparison> {
+        self.compare_data()
     }
 
     async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {

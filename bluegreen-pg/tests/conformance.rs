@@ -77,6 +77,16 @@ impl ReplicatorHarness for Harness {
         Ok(Box::new(Open(client)))
     }
 
+    async fn tamper(&self, color: Color, token: u64, instead: u64) {
+        let client = connect(&self.pair.url(color)).await.unwrap();
+        client
+            .batch_execute("SET default_transaction_read_only = off")
+            .await
+            .unwrap();
+        let sql = format!("UPDATE rows SET token = {instead} WHERE token = {token}");
+        client.batch_execute(&sql).await.unwrap();
+    }
+
     async fn tokens(&self, color: Color) -> Vec<u64> {
         let client = connect(&self.pair.url(color)).await.unwrap();
         // Before the copy green has no table at all.

@@ -139,6 +139,9 @@ impl ReplicatorHarness for Pair {
         let open = self.databases.begin(color, token).map_err(|e| e.to_string())?;
         Ok(Box::new(Open(self.databases.clone(), open)))
     }
+    async fn tamper(&self, color: Color, token: u64, instead: u64) {
+        assert!(self.databases.tamper(color, token, instead), "{color} has no {token}");
+    }
     async fn tokens(&self, color: Color) -> Vec<u64> {
         let mut tokens = self.databases.tokens(color);
         tokens.sort_unstable();

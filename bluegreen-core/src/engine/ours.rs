@@ -6,8 +6,8 @@ use crate::journal::Journal;
 use crate::model::{Color, Direction, Position};
 use crate::phase::{Collaborators, Hook};
 use crate::provider::{
-    Applied, AuthorityAnswer, ChangePlan, ChangeStatus, DnsCapabilities, DnsProvider, Finding, Forecast, GateState,
-    Intent, MirrorStatus, Receipt, Record, Replicator, Snapshot, WriteGate,
+    Applied, AuthorityAnswer, ChangePlan, ChangeStatus, Comparison, DnsCapabilities, DnsProvider, Finding, Forecast,
+    GateState, Intent, MirrorStatus, Receipt, Record, Replicator, Snapshot, WriteGate,
 };
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -112,6 +112,12 @@ impl Replicator for Ours<dyn Replicator> {
     }
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         self.inner.status(direction).await
+    }
+    fn compares(&self) -> bool {
+        self.inner.compares()
+    }
+    async fn compare(&self) -> Result<Comparison> {
+        self.inner.compare().await
     }
     async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
         self.confirm("arm the cut-over").await?;

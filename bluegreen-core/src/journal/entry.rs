@@ -2,7 +2,7 @@
 
 use crate::judge::{Evidence, Verdict};
 use crate::model::{Color, Direction, Position, Share};
-use crate::provider::{Finding, Snapshot};
+use crate::provider::{Compared, Finding, Snapshot};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,6 +36,8 @@ pub enum StepName {
     Mirror,
     /// Test green without users.
     Soak,
+    /// Compare the data of both sides.
+    Compare,
     /// Move the share.
     Shift,
     /// Make green the writer.
@@ -53,6 +55,7 @@ impl fmt::Display for StepName {
             Self::Deploy => "deploy",
             Self::Mirror => "mirror",
             Self::Soak => "soak",
+            Self::Compare => "compare",
             Self::Shift => "shift",
             Self::CutOver => "cut-over",
             Self::Hold => "hold",
@@ -211,6 +214,11 @@ pub enum Note {
     Passed {
         /// Its name.
         hook: String,
+    },
+    /// Both databases were compared, and are alike.
+    Compared {
+        /// How much was compared.
+        compared: Compared,
     },
     /// Looking on began: how long it takes is counted from here.
     Since {

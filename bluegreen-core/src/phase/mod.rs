@@ -4,6 +4,7 @@
 //! asked again. Asked again after a crash, it must come to the same end.
 
 mod clean_up;
+mod compare;
 mod cut_over;
 mod deploy;
 mod hold;
@@ -27,6 +28,7 @@ pub(crate) fn of(name: StepName) -> &'static dyn Step {
         StepName::Deploy => &deploy::Deploy,
         StepName::Mirror => &mirror::Mirror,
         StepName::Soak => &soak::Soak,
+        StepName::Compare => &compare::Compare,
         StepName::Shift => &shift::Shift,
         StepName::CutOver => &cut_over::CutOver,
         StepName::Hold => &hold::Hold,

@@ -1,7 +1,8 @@
 //! `Replicator`: mirrors a database in a direction, proves that the follower has everything, and hands the writing over.
 
+use super::comparison::Comparison;
 use crate::duration::format_duration;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::{Color, Direction, Position};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -198,6 +199,28 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
     /// When it cannot be told.
     async fn status(&self, direction: Direction) -> Result<MirrorStatus>;
 
+    /// Whether it can [`compare`](Self::compare).
+    fn compares(&self) -> bool {
+        false
+    }
+
+    /// Compares the data of both sides while one is written to, row by row in the end: begins when no comparison is under
+    /// way, says how far it is, and once what it found; the next call then begins anew. It does not harm the side that
+    /// writes: it reads little at a time, and less when that side suffers. What it found is certain: a row that a mirror
+    /// had not brought yet is no difference. Killed, it may go on where it was.
+    ///
+    /// # Errors
+    /// `Unsupported` where it is not offered; `Diverged` when the tables themselves are not alike; else when it could not
+    /// look.
+    async fn compare(&self) -> Result<Comparison> {
+        Err(Error::new(
+            Kind::Unsupported,
+            "compare the data",
+            "this replicator does not compare",
+        )
+        .provider(self.name()))
+    }
+
     /// Prepares a cut-over to `to` as far as that can be done while the other side still writes, and rehearses it. Called
     /// shortly before a pause of at most `budget`, and again while the answer says that no pause should begin; then nothing
     /// needs to be prepared.
@@ -273,6 +296,12 @@ impl<T: Replicator + ?Sized> Replicator for Arc<T> {
     }
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         (**self).status(direction).await
+    }
+    fn compares(&self) -> bool {
+        (**self).compares()
+    }
+    async fn compare(&self) -> Result<Comparison> {
+        (**self).compare().await
     }
     async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
         (**self).arm(to, budget).await

@@ -275,6 +275,7 @@ impl Report {
             Note::RecordBefore { .. }
             | Note::Mirror { .. }
             | Note::Passed { .. }
+            | Note::Compared { .. }
             | Note::Since { .. }
             | Note::WayBack { .. } => {}
         }

@@ -2,7 +2,7 @@
 
 use super::LOOKS;
 use async_trait::async_trait;
-use bluegreen_core::{Color, Direction, Kind, MirrorStatus, Position, Replicator, Severity};
+use bluegreen_core::{Color, Comparison, Direction, Kind, MirrorStatus, Position, Replicator, Severity};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub trait ReplicatorHarness: Send + Sync {
 
     /// Begins a transaction, writes one row in it, and leaves it open.
     async fn open(&self, color: Color, token: u64) -> Result<Box<dyn OpenWrite>, String>;
+
+    /// Changes the token of a row at one side, which no mirror knows of.
+    async fn tamper(&self, color: Color, token: u64, instead: u64);
 
     /// The tokens that are there, sorted, one for each row.
     async fn tokens(&self, color: Color) -> Vec<u64>;
@@ -67,6 +70,8 @@ macro_rules! replicator_conformance {
                 stopping_for_blue_leaves_nothing,
                 stopping_for_green_leaves_nothing,
                 stopping_nothing_is_success,
+                a_comparison_of_what_is_alike_says_so,
+                a_comparison_names_the_row_that_was_changed,
             ]
         );
     };
@@ -466,4 +471,54 @@ pub async fn stopping_nothing_is_success(h: &dyn ReplicatorHarness) {
     write_all(h, Color::Blue, [1]).await;
     stopped(h, Color::Blue).await;
     write_all(h, Color::Blue, [2]).await;
+}
+
+/// Asks until the comparison has an answer.
+async fn compared(h: &dyn ReplicatorHarness) -> Comparison {
+    for _ in 0..LOOKS {
+        match h.replicator().compare().await.expect("it can compare") {
+            Comparison::Running { .. } => h.pause().await,
+            answer => return answer,
+        }
+    }
+    panic!("the comparison never ends");
+}
+
+/// Also while it is written to, and again.
+pub async fn a_comparison_of_what_is_alike_says_so(h: &dyn ReplicatorHarness) {
+    if !h.replicator().compares() {
+        let refused = h.replicator().compare().await.expect_err("it does not compare");
+        assert_eq!(refused.kind(), Kind::Unsupported, "{refused:?}");
+        return;
+    }
+    write_all(h, Color::Blue, 0..20).await;
+    mirror(h).await;
+    for more in [20..25, 25..30] {
+        write_all(h, Color::Blue, more).await;
+        match compared(h).await {
+            Comparison::Same(compared) => assert!(compared.rows >= 20, "{compared:?}"),
+            other => panic!("a false alarm: {other}"),
+        }
+    }
+}
+
+/// And is quiet again when it was mended.
+pub async fn a_comparison_names_the_row_that_was_changed(h: &dyn ReplicatorHarness) {
+    if !h.replicator().compares() {
+        return;
+    }
+    write_all(h, Color::Blue, 0..20).await;
+    mirror(h).await;
+    has(h, Color::Green, 0..20).await;
+    h.tamper(Color::Green, 7, 700).await;
+    match compared(h).await {
+        Comparison::Different { differences, more, .. } => {
+            let said = differences.iter().map(ToString::to_string).collect::<String>();
+            assert!(differences.len() == 1 && more == 0, "{said}");
+            assert!(said.contains("\"7\"") && said.contains("\"700\""), "{said}");
+        }
+        other => panic!("it did not see it: {other}"),
+    }
+    h.tamper(Color::Green, 700, 7).await;
+    assert!(matches!(compared(h).await, Comparison::Same(_)), "it was mended");
 }

@@ -1,7 +1,7 @@
 //! The state of two simulated databases and the mirrors between them, and how it moves with time. Its doors are in
 //! `database.rs` (for applications) and `replicator.rs` (for migrations).
 
-use bluegreen_core::{Color, Direction, Kind, Timestamp};
+use bluegreen_core::{Color, ColumnDifference, Difference, Differs, Direction, Kind, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,6 +139,44 @@ impl Both {
 
     pub(super) fn violated(&mut self, what: impl Into<String>) {
         self.violations.push(what.into());
+    }
+
+    /// Rows that differ, by what has been applied, as far as it has; and how many rows were compared.
+    pub(super) fn compare(&mut self) -> Option<(u64, Vec<Difference>)> {
+        let (direction, from) = [Direction::BlueToGreen, Direction::GreenToBlue]
+            .into_iter()
+            .find_map(|d| {
+                if let Mirror::Streaming { from } = *self.mirror(d) {
+                    Some((d, from))
+                } else {
+                    None
+                }
+            })?;
+        let origin = self.side(direction.origin());
+        let pending: BTreeSet<u64> = origin.log[from..].iter().map(|l| l.id).collect();
+        let mut there = origin.rows.clone();
+        there.retain(|id, _| !pending.contains(id));
+        let follower = self.side(direction.follower()).rows.clone();
+        let rows = there.len() as u64;
+        let (blue, green) = match direction {
+            Direction::BlueToGreen => (there, follower),
+            Direction::GreenToBlue => (follower, there),
+        };
+        let all: BTreeSet<u64> = blue.keys().chain(green.keys()).copied().collect();
+        let unlike = all.into_iter().filter(|id| blue.get(id) != green.get(id));
+        let differences = unlike.map(|id| Difference {
+            table: "rows".into(),
+            row: format!("id={id}"),
+            differs: match (blue.get(&id), green.get(&id)) {
+                (Some(_), None) => Differs::OnlyAt(Color::Blue),
+                (None, _) => Differs::OnlyAt(Color::Green),
+                (Some(b), Some(g)) => {
+                    let column = ColumnDifference::new("token", Some(b.to_string()), Some(g.to_string()));
+                    Differs::Columns(vec![column])
+                }
+            },
+        });
+        Some((rows, differences.collect()))
     }
 
     /// The lag that a monitoring query would show: bytes of log not applied.

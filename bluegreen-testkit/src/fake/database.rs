@@ -114,6 +114,13 @@ impl Databases {
         self.lock().in_the_way = in_the_way.into_iter().map(Into::into).collect();
     }
 
+    /// Changes a row of one side behind the mirror's back: its token is another from now on. False when there is none.
+    pub fn tamper(&self, color: Color, token: u64, instead: u64) -> bool {
+        let mut both = self.lock();
+        let row = both.side(color).rows.values_mut().find(|t| **t == token);
+        row.map(|t| *t = instead).is_some()
+    }
+
     /// Breaks a mirror that exists, for good.
     pub fn break_mirror(&self, direction: Direction, why: &str) {
         let mut both = self.lock();

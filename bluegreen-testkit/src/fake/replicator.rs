@@ -4,14 +4,18 @@ use super::both::{Both, Mirror};
 use super::database::Databases;
 use async_trait::async_trait;
 use bluegreen_core::{
-    Clock, Color, Direction, Error, Finding, Forecast, Kind, Lag, MirrorStatus, Position, Progress, Replicator, Result,
-    Severity,
+    Clock, Color, Compared, Comparison, Direction, Error, Finding, Forecast, Kind, Lag, MirrorStatus, Position,
+    Progress, Replicator, Result, Severity, Timestamp,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// How often a fence looks whether the writers have gone.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// How long a comparison takes.
+const COMPARES: Duration = Duration::from_millis(500);
 
 /// A replicator in memory. Each one is a process of its own: what it holds dies with [`crash`](Self::crash).
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub struct FakeReplicator {
     databases: Databases,
     process: u64,
     dead: AtomicBool,
+    /// When the comparison that is under way comes to its end.
+    compared_at: Mutex<Option<Timestamp>>,
 }
 
 impl FakeReplicator {
@@ -30,6 +36,7 @@ impl FakeReplicator {
             databases: databases.clone(),
             process,
             dead: AtomicBool::new(false),
+            compared_at: Mutex::default(),
         }
     }
 
@@ -189,6 +196,50 @@ impl Replicator for FakeReplicator {
                         left: Some(done.since(now)),
                     }
                 }
+            })
+        })
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+
+    async fn compare(&self) -> Result<Comparison> {
+        let now = self.databases.clock.now();
+        let mut ends = self.compared_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = *ends.get_or_insert(now + COMPARES);
+        self.change("compare", |both| {
+            let Some((rows, mut differences)) = both.compare() else {
+                *ends = None;
+                return Err(refuse(Kind::Diverged, "compare", "no mirror streams"));
+            };
+            if at > now {
+                let done = rows.saturating_sub(at.since(now).as_millis() as u64);
+                let progress = |n| Progress {
+                    done: done * n,
+                    total: rows * n,
+                };
+                return Ok(Comparison::Running {
+                    rows: progress(1),
+                    bytes: progress(100),
+                    left: Some(at.since(now)),
+                });
+            }
+            *ends = None;
+            let compared = Compared {
+                tables: 1,
+                rows,
+                bytes: rows * 100,
+            };
+            if differences.is_empty() {
+                return Ok(Comparison::Same(compared));
+            }
+            let more = differences.len().saturating_sub(20) as u64;
+            differences.truncate(20);
+            Ok(Comparison::Different {
+                compared,
+                differences,
+                more,
             })
         })
     }

@@ -3,9 +3,9 @@
 use super::{Fault, Faults};
 use async_trait::async_trait;
 use bluegreen_core::{
-    Applied, AuthorityAnswer, ChangePlan, ChangeStatus, Color, Direction, DnsCapabilities, DnsProvider, Endpoint,
-    Entry, Error, Finding, Forecast, GateState, Health, HealthProbe, Intent, Journal, Kind, MirrorStatus, Position,
-    Receipt, Record, Replicator, Request, Result, Snapshot, WriteGate,
+    Applied, AuthorityAnswer, ChangePlan, ChangeStatus, Color, Comparison, Direction, DnsCapabilities, DnsProvider,
+    Endpoint, Entry, Error, Finding, Forecast, GateState, Health, HealthProbe, Intent, Journal, Kind, MirrorStatus,
+    Position, Receipt, Record, Replicator, Request, Result, Snapshot, WriteGate,
 };
 use std::time::Duration;
 
@@ -90,6 +90,12 @@ impl<T: Replicator> Replicator for Faulty<T> {
         self.faults
             .around("replicator.status", self.inner.status(direction))
             .await
+    }
+    fn compares(&self) -> bool {
+        self.inner.compares()
+    }
+    async fn compare(&self) -> Result<Comparison> {
+        self.faults.around("replicator.compare", self.inner.compare()).await
     }
     async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
         self.faults.around("replicator.arm", self.inner.arm(to, budget)).await

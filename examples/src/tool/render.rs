@@ -162,6 +162,7 @@ fn note_text(note: &Note) -> Option<String> {
         Note::Pause { to, length, .. } => format!("writes waited for {length:.1?}; {to} writes"),
         Note::WayBack { broken: Some(why) } => format!("cannot go back: {why}"),
         Note::WayBack { broken: None } => "can go back again".to_owned(),
+        Note::Compared { compared } => format!("alike: {} rows of {} tables", compared.rows, compared.tables),
         Note::Since { .. } => return None,
     })
 }

@@ -2,15 +2,16 @@
 
 use super::config::{Config, ConfigError, JournalPlace};
 use super::render::{Lines, Out};
-use super::wire::{Held, ReadJournal, migration};
+use super::wire::{Held, ReadJournal, migration, replicator};
 use bluegreen_core::{
-    Body, Entry, Error, Event, Finding, Journal, Kind, Migration, Note, Outcome, Severity, Signal, Status,
+    Body, Comparison, Entry, Error, Event, Finding, Journal, Kind, Migration, Note, Outcome, Severity, Signal, Status,
 };
 use clap::{Parser, Subcommand};
 use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Moves a live application from a blue environment to a green one, as one file describes it.
@@ -29,6 +30,8 @@ enum Command {
     Plan(On),
     /// Look for everything that would be in the way. Changes nothing.
     Preflight(On),
+    /// Compare all rows of both databases, while they are written to or at rest. Changes nothing.
+    Verify(On),
     /// Run it, or go on with what was interrupted.
     Run(RunOn),
     /// Say where it is.
@@ -118,6 +121,7 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     let (on, signal) = match arguments.command {
         Command::Plan(on) => return finish(&on, plan(&on)),
         Command::Preflight(on) => return finish(&on, preflight(&on).await),
+        Command::Verify(on) => return finish(&on, verify(&on).await),
         Command::Run(RunOn { on, stand_by }) => return finish(&on, run(&on, stand_by).await),
         Command::Status(on) => return finish(&on, status(&on).await),
         Command::Approve(on) => (on, Signal::Approve),
@@ -191,6 +195,30 @@ async fn preflight(on: &On) -> Result<Ended, Stopped> {
     } else {
         Ended::Done
     })
+}
+
+/// Compares the databases and says how far that is.
+async fn verify(on: &On) -> Result<Ended, Stopped> {
+    let config = on.load()?;
+    let replicator = replicator(&config)?;
+    let mut told = std::time::Instant::now();
+    loop {
+        let comparison = replicator.compare().await?;
+        if !matches!(comparison, Comparison::Running { .. }) {
+            on.out().say(comparison.to_string());
+            on.out().value(&json!({"event": "compared", "comparison": comparison}));
+            return Ok(match comparison {
+                Comparison::Same(_) => Ended::Done,
+                _ => Ended::HumanNeeded,
+            });
+        }
+        if told.elapsed() > config.spec.look {
+            told = std::time::Instant::now();
+            on.out().say(comparison.to_string());
+            on.out().value(&json!({"event": "comparing", "comparison": comparison}));
+        }
+        tokio::time::sleep(config.spec.look.min(Duration::from_millis(100))).await;
+    }
 }
 
 fn blocked(findings: &[Finding]) -> bool {

@@ -87,7 +87,11 @@ fn probe(table: &Probe) -> Result<Arc<dyn HealthProbe>> {
     Ok(Arc::new(probe))
 }
 
-fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
+/// The replicator that the file describes.
+///
+/// # Errors
+/// When a connection string cannot be read.
+pub fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
     let Some(databases) = &config.databases else {
         return Ok(Arc::new(NoDatabase));
     };
@@ -103,6 +107,12 @@ fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
     }
     if let Some(jobs) = config.copy_jobs {
         builder = builder.copy_jobs(jobs);
+    }
+    if let Some(jobs) = config.compare_jobs {
+        builder = builder.compare_jobs(jobs);
+    }
+    if let Some(share) = config.compare_share {
+        builder = builder.compare_share(share);
     }
     if let Some(folder) = &config.pg_tools {
         builder = builder.tools(folder);

@@ -90,6 +90,17 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
     journal::is_apart(&journal, databases.as_ref(), whole.clone())?;
     let pg_tools = value(migration.pg_tools).map(|path| folder.join(path));
     let copy_jobs = value(migration.copy_jobs);
+    let compare_jobs = value(migration.compare_jobs);
+    if let Some(share) = &migration.compare_share
+        && !(*share.get_ref() > 0.0 && *share.get_ref() <= 1.0)
+    {
+        let what = format!(
+            "compare_share is {}: expected more than 0 and at most 1",
+            share.get_ref()
+        );
+        return Err(Fault::at(share.span(), what));
+    }
+    let compare_share = value(migration.compare_share);
     Ok(Config {
         folder,
         spec,
@@ -97,6 +108,8 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
         dns,
         databases,
         copy_jobs,
+        compare_jobs,
+        compare_share,
         pg_tools,
         gate,
         policy,
@@ -243,6 +256,7 @@ fn settings(table: &raw::Migration, spec: &mut Spec) {
         .max_lag_bytes
         .as_ref()
         .map_or(spec.max_lag_bytes, |k| *k.get_ref());
+    spec.compare = table.compare;
     spec.write_path = table.write_path.as_ref().map(|k| *k.get_ref());
     spec.production_url = table.production_url.as_ref().map(|k| k.get_ref().clone());
 }

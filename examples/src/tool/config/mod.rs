@@ -35,6 +35,10 @@ pub struct Config {
     pub databases: Option<Databases>,
     /// How many streams the first copy has.
     pub copy_jobs: Option<usize>,
+    /// How many pieces a comparison digests at a time.
+    pub compare_jobs: Option<usize>,
+    /// Which part of the time it works.
+    pub compare_share: Option<f64>,
     /// The folder with `pg_dump` and `pg_restore`.
     pub pg_tools: Option<PathBuf>,
     /// What makes writes wait.

@@ -52,6 +52,10 @@ pub(super) struct Migration {
     pub(super) max_lag_bytes: Key<u64>,
     pub(super) production_url: Key<String>,
     pub(super) copy_jobs: Key<usize>,
+    #[serde(default)]
+    pub(super) compare: bool,
+    pub(super) compare_jobs: Key<usize>,
+    pub(super) compare_share: Key<f64>,
     pub(super) pg_tools: Key<String>,
 }
 

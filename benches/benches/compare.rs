@@ -1,0 +1,143 @@
+//! Comparing both databases beside `pgcopydb compare data`, on the same data in the same run.
+//!
+//! `cargo bench -p benches --bench compare`. `BLUEGREEN_BENCH_ROWS` says how many rows (2,000,000), `BLUEGREEN_BENCH_RUNS` how
+//! often each (3). Needs PostgreSQL and pgcopydb; says so where they are missing.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use bluegreen_core::{Color, Comparison, Direction, MirrorStatus, Replicator};
+use bluegreen_pg::PgReplicator;
+use bluegreen_testkit::servers::{PgBinaries, PgCluster, available};
+use std::time::{Duration, Instant};
+use tokio::process::Command;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+async fn ours(replicator: &PgReplicator) -> (Duration, Comparison) {
+    let started = Instant::now();
+    loop {
+        match replicator.compare().await.unwrap() {
+            Comparison::Running { .. } => tokio::time::sleep(Duration::from_millis(5)).await,
+            answer => return (started.elapsed(), answer),
+        }
+    }
+}
+
+async fn theirs(blue: &str, green: &str) -> Duration {
+    let folder = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    let output = Command::new("pgcopydb")
+        .args(["compare", "data", "--source", blue, "--target", green, "--dir"])
+        .arg(folder.path().join("work"))
+        .env("TMPDIR", folder.path())
+        .output()
+        .await
+        .unwrap();
+    let took = started.elapsed();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("public.orders"), "{said}");
+    took
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(run());
+}
+
+async fn run() {
+    if available("PostgreSQL", PgBinaries::find()).is_none() {
+        return;
+    }
+    let there = Command::new("pgcopydb").arg("--version").output().await.is_ok();
+    if available("pgcopydb", there.then_some(())).is_none() {
+        return;
+    }
+    let (rows, runs) = (
+        number("BLUEGREEN_BENCH_ROWS", 2_000_000),
+        number("BLUEGREEN_BENCH_RUNS", 3),
+    );
+    let start = || {
+        PgCluster::builder()
+            .setting("shared_buffers", "512MB")
+            .setting("max_wal_size", "8GB")
+            .start()
+    };
+    let (blue, green) = (start().await.unwrap(), start().await.unwrap());
+    for cluster in [&blue, &green] {
+        cluster.create_database("shop").await.unwrap();
+    }
+    blue.execute(
+        "shop",
+        &format!(
+            "CREATE TABLE orders (id bigserial PRIMARY KEY, customer int NOT NULL, total numeric(10,2), placed timestamptz, note text);
+             INSERT INTO orders (customer, total, placed, note)
+                 SELECT i % 1000, i / 100.0, to_timestamp(i), md5(i::text) || md5((i + 1)::text) FROM generate_series(1, {rows}) i;
+             CREATE TABLE customers (id int PRIMARY KEY, name text);
+             INSERT INTO customers SELECT i, md5(i::text) FROM generate_series(1, {rows} / 20) i;
+             VACUUM ANALYZE"
+        ),
+    )
+    .await
+    .unwrap();
+    let replicator = PgReplicator::new("shop", blue.url("shop"), green.url("shop")).unwrap();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    loop {
+        match replicator.status(Direction::BlueToGreen).await.unwrap() {
+            MirrorStatus::Streaming(_) => break,
+            MirrorStatus::Failed { why, .. } => panic!("{why}"),
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    for cluster in [&blue, &green] {
+        cluster.execute("shop", "VACUUM ANALYZE; CHECKPOINT").await.unwrap();
+    }
+    let (blue_url, green_url) = (blue.url("shop"), green.url("shop"));
+    let (mut our, mut their) = (vec![], vec![]);
+    for n in 0..runs {
+        // In turn, and which comes first changes: what one leaves in the caches is there for the other.
+        for turn in 0..2 {
+            if (n + turn) % 2 == 0 {
+                let (took, answer) = ours(&replicator).await;
+                assert!(matches!(answer, Comparison::Same(_)), "{answer}");
+                our.push(took);
+            } else {
+                their.push(theirs(&blue_url, &green_url).await);
+            }
+        }
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    };
+    println!("ours     {our:.2?}\npgcopydb {their:.2?}");
+    let (our, their) = (median(&mut our), median(&mut their));
+    println!(
+        "{rows} rows: ours {our:.2} s, pgcopydb compare data {their:.2} s, ratio {:.2}",
+        our / their
+    );
+    // What the one is for and the other only says of a whole table: which row.
+    let client = green.connect("shop").await.unwrap();
+    let flip = format!(
+        "SET default_transaction_read_only = off; UPDATE orders SET note = overlay(note placing 'X' from 5 for 1) WHERE id = {};
+         DELETE FROM orders WHERE id = {}; INSERT INTO orders (id, customer) VALUES ({}, 1)",
+        rows / 2,
+        rows / 3,
+        rows + 10
+    );
+    client.batch_execute(&flip).await.unwrap();
+    let (took, answer) = ours(&replicator).await;
+    let Comparison::Different {
+        differences, more: 0, ..
+    } = &answer
+    else {
+        panic!("{answer}");
+    };
+    assert_eq!(differences.len(), 3, "{answer}");
+    println!("with three rows that differ {took:.2?}: {answer}");
+    replicator.stop(Color::Blue).await.unwrap();
+}

@@ -1,0 +1,233 @@
+//! Comparing both databases on real servers: what differs is found and named, and what only moves is no difference.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use bluegreen_core::{Color, Comparison, Difference, Differs, Direction, Kind, Replicator, Result};
+use bluegreen_pg::PgReplicator;
+use common::{Pair, streaming};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+/// Tables of each kind: walked by a number, by several columns, by text; sorted in each side's own way; with only a replica
+/// identity; with no key at all. And types that hash in ways of their own.
+const ZOO: &str = r#"
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+CREATE TABLE big (id bigint PRIMARY KEY, word text, price numeric, at timestamptz, raw bytea);
+INSERT INTO big SELECT i, md5(i::text), i / 7.0, to_timestamp(i), decode(md5(i::text), 'hex') FROM generate_series(1, 300000) i;
+CREATE TABLE pairs (region text, "N o" int, mood mood DEFAULT 'ok', f float8, j jsonb, a int[], PRIMARY KEY (region, "N o"));
+INSERT INTO pairs SELECT 'r''' || i % 7, i, 'happy', i / 3.0, jsonb_build_object('i', i), ARRAY[i, NULL] FROM generate_series(1, 20000) i;
+CREATE TABLE moods (mood mood, n int, PRIMARY KEY (mood, n), note text);
+INSERT INTO moods SELECT (ARRAY['sad', 'ok', 'happy'])[1 + i % 3]::mood, i, 'n' || i FROM generate_series(1, 5000) i;
+CREATE TABLE named (name text NOT NULL UNIQUE, v int);
+ALTER TABLE named REPLICA IDENTITY USING INDEX named_name_key;
+INSERT INTO named SELECT 'n' || i, i FROM generate_series(1, 3000) i;
+CREATE TABLE keyless (a int, b text);
+ALTER TABLE keyless REPLICA IDENTITY FULL;
+INSERT INTO keyless SELECT i % 50, 'twice' FROM generate_series(1, 2000) i;
+CREATE TABLE empty (id int PRIMARY KEY);
+CREATE TABLE parted (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+CREATE TABLE part1 PARTITION OF parted FOR VALUES IN (1);
+CREATE TABLE part2 PARTITION OF parted FOR VALUES IN (2);
+INSERT INTO parted SELECT i, 1 + i % 2 FROM generate_series(1, 1000) i;
+ANALYZE;
+"#;
+
+const ROWS: u64 = 300_000 + 20_000 + 5_000 + 3_000 + 2_000 + 1_000;
+
+async fn compare(replicator: &PgReplicator) -> Result<Comparison> {
+    let until = Instant::now() + Duration::from_secs(300);
+    loop {
+        match replicator.compare().await? {
+            Comparison::Running { .. } => assert!(Instant::now() < until, "it never ends"),
+            answer => return Ok(answer),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn alike(replicator: &PgReplicator, rows: u64) {
+    match compare(replicator).await.unwrap() {
+        Comparison::Same(compared) => assert_eq!((compared.rows, compared.tables), (rows, 8)),
+        other => panic!("{other}"),
+    }
+}
+
+async fn differences(replicator: &PgReplicator) -> Vec<Difference> {
+    match compare(replicator).await.unwrap() {
+        Comparison::Different {
+            differences, more: 0, ..
+        } => differences,
+        other => panic!("{other}"),
+    }
+}
+
+/// Changes green behind the mirror's back, and changes it back.
+async fn green(pair: &Pair) -> Client {
+    let client = pair.client(Color::Green).await;
+    client
+        .batch_execute("SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_a_missing_row_and_an_extra_row_are_named() {
+    let Some((pair, replicator)) = Pair::mirrored(ZOO).await else {
+        return;
+    };
+    alike(&replicator, ROWS).await;
+    let green = green(&pair).await;
+    green
+        .batch_execute(
+            "UPDATE big SET raw = set_byte(raw, 3, get_byte(raw, 3) # 1) WHERE id = 123456;
+             DELETE FROM pairs WHERE region = 'r''3' AND \"N o\" = 10006;
+             INSERT INTO big VALUES (300001, 'extra');
+             UPDATE big SET word = CASE id WHEN 7 THEN (SELECT word FROM big WHERE id = 8) ELSE (SELECT word FROM big WHERE id = 7) END
+                 WHERE id IN (7, 8);
+             UPDATE moods SET note = 'other' WHERE n = 4711;
+             UPDATE named SET v = NULL WHERE name = 'n77';
+             UPDATE pairs SET f = f + 1e-12 WHERE \"N o\" = 1;
+             DELETE FROM keyless WHERE ctid = (SELECT ctid FROM keyless WHERE a = 13 LIMIT 1);
+             UPDATE big SET price = 2.00 WHERE id = 14;
+             DELETE FROM part2 WHERE id = 501;",
+        )
+        .await
+        .unwrap();
+    let found = differences(&replicator).await;
+    let mut said: Vec<String> = found.iter().map(ToString::to_string).collect();
+    said.sort();
+    println!("{}", said.join("\n"));
+    let expected = [
+        "\"public\".\"big\" id=123456: raw is ",
+        "\"public\".\"big\" id=14: price is \"2.0000000000000000\" at blue, \"2.00\" at green",
+        "\"public\".\"big\" id=300001: only at green",
+        "\"public\".\"big\" id=7: word is ",
+        "\"public\".\"big\" id=8: word is ",
+        "\"public\".\"keyless\" a row without a key: 40 times at blue, 39 times at green (a=\"13\", b=\"twice\")",
+        "\"public\".\"moods\" mood=ok, n=4711: note is \"n4711\" at blue, \"other\" at green",
+        "\"public\".\"named\" name=n77: v is \"77\" at blue, NULL at green",
+        "\"public\".\"pairs\" region=r'1, N o=1: f is ",
+        "\"public\".\"pairs\" region=r'3, N o=10006: only at blue",
+        "\"public\".\"part2\" id=501, part=2: only at blue",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.starts_with(expected), "{said}\n{expected}");
+    }
+    let flipped = found.iter().find(|d| d.row == "id=123456").unwrap();
+    assert!(matches!(&flipped.differs, Differs::Columns(columns) if columns.len() == 1));
+    // What is not alike as tables is said before any row is read.
+    green.batch_execute("ALTER TABLE named ADD late int").await.unwrap();
+    let unlike = compare(&replicator).await.unwrap_err();
+    assert!(
+        unlike.kind() == Kind::Diverged && unlike.to_string().contains("named"),
+        "{unlike}"
+    );
+    replicator.stop(Color::Blue).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), Vec::<String>::new());
+}
+
+/// Writers that change, add and take away rows everywhere, a hot one among them, about so many times a second.
+async fn write(url: String, stop: Arc<AtomicBool>, written: Arc<AtomicU64>, rate: f64) {
+    let client = common::connect(&url).await.unwrap();
+    let (mut n, started) = (0_u64, Instant::now());
+    while !stop.load(Ordering::Relaxed) {
+        n += 1;
+        let id = (n * 7919) % 300_000;
+        let sql = match n % 5 {
+            0 => format!("DELETE FROM big WHERE id = {id}"),
+            1 => format!(
+                "INSERT INTO big VALUES ({id}, 'new {n}', {n}) ON CONFLICT (id) DO UPDATE SET word = 'newer {n}'"
+            ),
+            2 => format!("UPDATE big SET price = {n} WHERE id = {id}; UPDATE named SET v = {n} WHERE name = 'n1'"),
+            3 => format!("UPDATE moods SET note = 'w{n}' WHERE n = {}", n % 5_000),
+            _ => format!(
+                "INSERT INTO keyless VALUES ({n}, 'moving'); DELETE FROM keyless WHERE a = {} AND b = 'moving'",
+                n.saturating_sub(5)
+            ),
+        };
+        client.batch_execute(&sql).await.unwrap();
+        written.fetch_add(1, Ordering::Relaxed);
+        let due = Duration::from_secs_f64(n as f64 / rate);
+        tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_meanwhile_is_no_difference() {
+    let Some((pair, replicator)) = Pair::mirrored(ZOO).await else {
+        return;
+    };
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writer = tokio::spawn(write(pair.url(Color::Blue), stop.clone(), written.clone(), 1_000.0));
+    for _ in 0..3 {
+        match compare(&replicator).await.unwrap() {
+            Comparison::Same(compared) => assert!(compared.rows > 300_000, "{compared:?}"),
+            other => panic!(
+                "a false alarm after {} writes: {other}",
+                written.load(Ordering::Relaxed)
+            ),
+        }
+    }
+    // And what does differ is found among them. A row that is written to is mended by that: this one is not.
+    green(&pair)
+        .await
+        .batch_execute("UPDATE pairs SET j = '{}' WHERE \"N o\" = 19999")
+        .await
+        .unwrap();
+    let found = differences(&replicator).await;
+    println!("{} writes meanwhile", written.load(Ordering::Relaxed));
+    assert!(found.len() == 1 && found[0].row.ends_with("N o=19999"), "{found:#?}");
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_comparison_goes_on_where_it_was() {
+    let Some((pair, replicator)) = Pair::mirrored(ZOO).await else {
+        return;
+    };
+    let slow = pair.builder().compare_jobs(1).compare_share(0.05).build().unwrap();
+    let client = green(&pair).await;
+    let until = Instant::now() + Duration::from_secs(60);
+    let upto = loop {
+        assert!(
+            matches!(slow.compare().await.unwrap(), Comparison::Running { .. }),
+            "too fast for this test"
+        );
+        let upto = "SELECT upto[1] FROM bluegreen.compared WHERE relation LIKE '%big%' AND NOT whole";
+        let upto = client.query_opt(upto, &[]).await.ok().flatten();
+        if let Some(upto) = upto.and_then(|row| row.get::<_, Option<String>>(0)) {
+            break upto.parse::<i64>().unwrap();
+        }
+        assert!(Instant::now() < until, "it remembers nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    drop(slow);
+    // What was alike is not looked at again by the one that goes on; what comes after it is.
+    let both = "UPDATE big SET word = 'early' WHERE id = 1; UPDATE big SET word = 'late' WHERE id = 299999";
+    client.batch_execute(both).await.unwrap();
+    assert!(upto > 1 && upto < 299_999);
+    let found = differences(&replicator).await;
+    assert_eq!(found.iter().map(|d| d.row.as_str()).collect::<Vec<_>>(), ["id=299999"]);
+    // That one came to its end: the next begins anew.
+    assert_eq!(differences(&replicator).await.len(), 2);
+}
+
+/// The way back is a mirror too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_cut_over_it_goes_by_the_mirror_back() {
+    let Some((pair, replicator)) = Pair::mirrored(ZOO).await else {
+        return;
+    };
+    common::cut_over(&replicator, Color::Green).await;
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+    let client = pair.client(Color::Green).await;
+    client.batch_execute("INSERT INTO empty VALUES (1)").await.unwrap();
+    alike(&replicator, ROWS + 1).await;
+}
