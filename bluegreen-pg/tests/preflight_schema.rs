@@ -341,3 +341,54 @@ async fn a_green_that_is_older_than_blue() {
         &["blue runs PostgreSQL 16, green 15"],
     );
 }
+
+/// The 18 that is fetched for tests was built without ICU and without libxml.
+#[tokio::test]
+async fn what_greens_server_was_built_without() {
+    let Some(pair) = Pair::of_majors(15, 18).await else {
+        return;
+    };
+    let ids_of = |sql: &'static str| {
+        let pair = &pair;
+        async move {
+            pair.client(Color::Blue).await.batch_execute(sql).await.unwrap();
+            let builder = pair.builder().tools(pair.green.binaries().dir());
+            troubles(&builder.build().unwrap()).await
+        }
+    };
+    let clean = ids_of("CREATE TABLE t (id int PRIMARY KEY, v text COLLATE \"POSIX\")").await;
+    assert!(clean.is_empty(), "{clean:#?}");
+    let seen = ids_of(
+        "CREATE COLLATION german (provider = icu, locale = 'de'); ALTER TABLE t ADD w text COLLATE german, ADD s text COLLATE \"sv-x-icu\", ADD x xml, ADD z text COMPRESSION lz4",
+    )
+    .await;
+    let built_in: bool = pair
+        .client(Color::Green)
+        .await
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i' AND collname <> 'unicode')",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    if built_in {
+        eprintln!("SKIPPED: this PostgreSQL 18 was built with everything");
+        return;
+    }
+    find(
+        &seen,
+        "missing-collations",
+        Severity::Blocking,
+        &["\"german\" of ICU", "\"sv-x-icu\" of ICU"],
+    );
+    find(&seen, "missing-xml", Severity::Blocking, &["public.t.x"]);
+    find(&seen, "missing-compression", Severity::Blocking, &["public.t.z"]);
+    assert_eq!(
+        ids(&seen),
+        ["missing-collations", "missing-compression", "missing-xml"],
+        "{seen:#?}"
+    );
+    let mended = ids_of("ALTER TABLE t DROP w, DROP s, DROP x, DROP z; DROP COLLATION german").await;
+    assert!(mended.is_empty(), "{mended:#?}");
+}

@@ -30,6 +30,9 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("collation", WARNS),
     ("collation-version", NOTES),
     ("collation-stale", WARNS),
+    ("missing-collations", BLOCKS),
+    ("missing-xml", BLOCKS),
+    ("missing-compression", BLOCKS),
     ("money", BLOCKS),
     // Settings and room.
     ("wal-level", BLOCKS),

@@ -9,6 +9,7 @@ mod extras;
 pub(crate) mod ids;
 mod journal;
 mod leftovers;
+mod policies;
 mod reach;
 mod rights;
 mod roles;
@@ -60,7 +61,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
     let stage = marker::stage(green, &context.settings.name).await;
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
-    let checks: [(&str, Check); 18] = [
+    let checks: [(&str, Check); 19] = [
         ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
         ("how text is written and sorted", |look| Box::pin(text::check(look))),
@@ -71,6 +72,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("the roles", |look| Box::pin(roles::check(look))),
         ("blue's tables", |look| Box::pin(tables::check(look))),
         ("their columns and indexes", |look| Box::pin(columns::check(look))),
+        ("row policies", |look| Box::pin(policies::check(look))),
         ("what does not travel", |look| Box::pin(extras::check(look))),
         ("the extensions", |look| Box::pin(extensions::check(look))),
         ("the sequences", |look| Box::pin(sequences::check(look))),

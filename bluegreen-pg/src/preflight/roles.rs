@@ -86,7 +86,7 @@ impl Role {
         let sql = format!(
             "SELECT r.rolname::text, concat_ws(',', CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, \
               CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END, \
-              CASE WHEN rolbypassrls OR rolsuper THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END), \
+              CASE WHEN rolbypassrls OR rolsuper THEN 'BYPASSRLS' END), \
              (SELECT coalesce(json_agg(g.rolname), '[]')::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid) \
              FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.oid IN ({which}) ORDER BY 1"
         );

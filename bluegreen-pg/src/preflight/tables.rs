@@ -1,7 +1,7 @@
 //! Blue's tables: that every row can be identified, and what the apply at green would stumble over.
 
 use super::{Look, OURS_NOT, commands, listed, names, texts};
-use bluegreen_core::{Color, Result};
+use bluegreen_core::Result;
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     identity(look).await?;
@@ -9,8 +9,7 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     not_mirrored(look).await?;
     partitioned(look).await?;
     own_schema(look).await?;
-    triggers(look).await?;
-    row_security(look).await
+    triggers(look).await
 }
 
 /// DEFAULT without a primary key, with a deferrable one, NOTHING, and an index that is gone.
@@ -170,7 +169,7 @@ async fn own_schema(look: &mut Look<'_>) -> Result<()> {
         look.blue,
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = 'bluegreen' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN ('marker', 'state', 'made') \
-         AND c.relname !~ '^(journal|lease)' ORDER BY 1",
+         ORDER BY 1",
         &[],
     )
     .await?;
@@ -214,42 +213,6 @@ async fn triggers(look: &mut Look<'_>) -> Result<()> {
                 commands(firing.iter().map(|[_, mend]| mend.clone()))
             ),
         );
-    }
-    Ok(())
-}
-
-/// Row policies that apply to us at blue, and that will apply to us at green once its tables are those of the same owners.
-async fn row_security(look: &mut Look<'_>) -> Result<()> {
-    let why = "a copy that sees only some rows is no copy, and changes are not applied to a table with policies: both stop with an error";
-    for color in [Color::Blue, Color::Green] {
-        let user = look.context.settings.server(color).conninfo().user().to_owned();
-        let free = names(
-            look.side(color),
-            "SELECT 'free' FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls)",
-            &[],
-        )
-        .await?;
-        if !free.is_empty() {
-            continue;
-        }
-        let hidden = names(
-            look.blue,
-            &format!(
-                "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND c.relrowsecurity \
-                 AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> $1) ORDER BY 1"
-            ),
-            &[&user],
-        )
-        .await?;
-        if !hidden.is_empty() {
-            look.blocks(
-                "row-security",
-                format!("row security applies to us at {color} in {}", listed("table", &hidden)),
-                why,
-                format!("at {color}: ALTER ROLE {} BYPASSRLS;", crate::ident::ident(&user)),
-            );
-        }
     }
     Ok(())
 }

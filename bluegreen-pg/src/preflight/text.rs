@@ -2,6 +2,7 @@
 
 use super::{Look, OURS_NOT, commands, listed, names, texts};
 use crate::catalog;
+use crate::error::describe;
 use crate::ident::literal;
 use bluegreen_core::{Color, Result};
 
@@ -14,6 +15,7 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     for color in [Color::Blue, Color::Green] {
         stale(look, color).await?;
     }
+    lacking(look).await?;
     money(look).await
 }
 
@@ -150,6 +152,97 @@ async fn stale(look: &mut Look<'_>, color: Color) -> Result<()> {
          in the middle of the copy",
         format!("at {color}: {}", commands(old.iter().map(|[_, mend]| mend.clone()))),
     );
+    Ok(())
+}
+
+/// What green's server was built without, or its machine lacks, and blue's tables need: locales, ICU, libxml.
+async fn lacking(look: &mut Look<'_>) -> Result<()> {
+    // Those of the system by name; those of the application are made anew, and need their library only.
+    let used = texts::<3>(
+        look.blue,
+        &format!(
+            "SELECT DISTINCT o.collname::text, o.collprovider::text, (s.nspname = 'pg_catalog')::text FROM pg_collation o \
+             JOIN pg_namespace s ON s.oid = o.collnamespace WHERE o.collprovider IN ('i', 'c') AND (s.nspname !~ '^pg_' \
+              AND s.nspname <> 'information_schema' OR o.oid IN (SELECT a.attcollation FROM pg_attribute a \
+               JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND NOT a.attisdropped)) ORDER BY 1"
+        ),
+    )
+    .await?;
+    let there = texts::<2>(
+        look.green,
+        "SELECT collname::text, collprovider::text FROM pg_collation WHERE collnamespace = 'pg_catalog'::regnamespace",
+    )
+    .await?;
+    // "unicode" is in the catalogue of every server from 16 on, with ICU or without.
+    let has_icu = there
+        .iter()
+        .any(|[name, provider]| provider == "i" && name != "unicode");
+    let missing: Vec<String> = used
+        .iter()
+        .filter(
+            |[name, provider, of_system]| match (provider.as_str(), of_system.as_str()) {
+                ("i", "false") => !has_icu,
+                (_, "false") => false,
+                (provider, _) => !there.iter().any(|[n, p]| n == name && p == provider),
+            },
+        )
+        .map(|[name, provider, _]| {
+            let library = if provider == "i" { "ICU" } else { "the C library" };
+            format!("{} of {library}", crate::ident::ident(name))
+        })
+        .collect();
+    if !missing.is_empty() {
+        look.blocks(
+            "missing-collations",
+            format!("green's server does not have {}", listed("collation", &missing)),
+            "columns of blue's sort by them: its schema cannot be made on green",
+            "install the locales on green's machine and, at green: SELECT pg_import_system_collations('pg_catalog'); or give it a \
+             PostgreSQL that was built with ICU",
+        );
+    }
+    let xml = names(
+        look.blue,
+        &format!(
+            "SELECT format('%I.%I.%I', n.nspname, c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND c.relkind = 'r' AND a.attnum > 0 \
+             AND a.atttypid IN ('xml'::regtype, 'xml[]'::regtype) ORDER BY 1"
+        ),
+        &[],
+    )
+    .await?;
+    if !xml.is_empty()
+        && let Err(error) = look.green.query("SELECT '<a/>'::xml::text", &[]).await
+    {
+        look.blocks(
+            "missing-xml",
+            format!(
+                "green's server cannot read XML ({}), and there is {}",
+                describe(&error),
+                listed("column of type xml", &xml)
+            ),
+            "the rows of these tables cannot be copied",
+            "give green a PostgreSQL that was built with libxml",
+        );
+    }
+    let compressed = names(
+        look.blue,
+        &format!(
+            "SELECT format('%I.%I.%I', n.nspname, c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND c.relkind IN ('r', 'p', 'm') AND a.attnum > 0 \
+             AND NOT a.attisdropped AND a.attcompression = 'l' ORDER BY 1"
+        ),
+        &[],
+    )
+    .await?;
+    let lz4 = "SELECT 'lz4' FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)";
+    if !compressed.is_empty() && names(look.green, lz4, &[]).await?.is_empty() {
+        look.blocks(
+            "missing-compression",
+            format!("green's server was built without LZ4, and there is {}", listed("column of COMPRESSION lz4", &compressed)),
+            "its schema cannot be made on green",
+            "give green a PostgreSQL that was built with LZ4, or at blue: ALTER TABLE .. ALTER COLUMN .. SET COMPRESSION pglz;",
+        );
+    }
     Ok(())
 }
 

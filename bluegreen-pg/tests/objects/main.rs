@@ -73,7 +73,7 @@ impl Moved {
         self.replicator.start(Direction::BlueToGreen).await.unwrap();
         streaming(&self.replicator, Direction::BlueToGreen).await;
         self.is_equal().await;
-        assert_eq!(self.schema(Color::Blue), self.schema(Color::Green));
+        self.same_schema();
     }
 
     /// Changes blue and waits until green is the same.
@@ -95,7 +95,7 @@ impl Moved {
         assert_ne!(before, digests(&green).await, "it changed nothing");
         let blue = common::connect(&self.urls[0]).await.unwrap();
         equal(&green, &blue).await;
-        assert_eq!(self.schema(Color::Blue), self.schema(Color::Green));
+        self.same_schema();
         self.replicator.stop(Color::Green).await.unwrap();
     }
 
@@ -106,6 +106,28 @@ impl Moved {
         moved.change(change).await;
         moved.and_back(back).await;
         moved
+    }
+
+    /// That both sides are defined alike; says where they are not.
+    fn same_schema(&self) {
+        let (mut blue, mut green) = (self.schema(Color::Blue), self.schema(Color::Green));
+        if std::env::var("BLUEGREEN_OBJECTS_MAJORS").is_ok() {
+            // Two versions write the same thing in two ways: then the list of what there is must do.
+            for text in [&mut blue, &mut green] {
+                *text = text
+                    .lines()
+                    .filter(|line| line.starts_with("-- Name: "))
+                    .collect::<Vec<_>>()
+                    .join("\n");
+            }
+        }
+        let differ: Vec<_> = blue
+            .lines()
+            .zip(green.lines())
+            .filter(|(b, g)| b != g)
+            .take(5)
+            .collect();
+        assert!(blue == green, "{differ:#?}");
     }
 
     async fn is_equal(&self) {
@@ -130,9 +152,11 @@ impl Moved {
         let said = dump.arg(url).output().unwrap();
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
         let text = String::from_utf8(said.stdout).unwrap();
-        let kept = text
-            .lines()
-            .filter(|line| !line.starts_with("\\") && !line.starts_with("-- Dumped"));
+        // A server's own mark on columns, which an older pg_dump takes for a setting.
+        let ours = |line: &&str| {
+            !line.starts_with('\\') && !line.starts_with("-- Dumped") && !line.contains("SET (pg_attver=")
+        };
+        let kept = text.lines().filter(ours);
         kept.collect::<Vec<_>>().join("\n")
     }
 }
