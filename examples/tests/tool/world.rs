@@ -211,7 +211,8 @@ impl World {
         panic!("the password is still not asked for");
     }
 
-    async fn paused(&self) -> String {
+    /// PgBouncer's paused flag.
+    pub async fn paused(&self) -> String {
         let admin = tokio_postgres::Config::new()
             .host("127.0.0.1")
             .port(self.pooler.port())
