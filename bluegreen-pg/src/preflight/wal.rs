@@ -1,6 +1,7 @@
 //! How fast blue writes its log, and what that means for its disk while a slot keeps it.
 
 use super::{Look, OURS_NOT, texts};
+use crate::catalog;
 use crate::error::{Doing, fault};
 use bluegreen_core::duration::format_duration;
 use bluegreen_core::{Kind, Result};
@@ -79,12 +80,21 @@ struct Log {
 
 impl Log {
     async fn read(look: &Look<'_>) -> Result<Self> {
-        let sql = "SELECT (wal_bytes / greatest(extract(epoch FROM clock_timestamp() - stats_reset), 1))::float8::text, \
-                   CASE WHEN has_function_privilege('pg_ls_waldir()', 'execute') \
-                    THEN (SELECT sum(size)::float8::text FROM pg_ls_waldir()) END, \
+        // Asked first: a function that we may not call fails a statement that only mentions it.
+        let held = match catalog::may_execute(&**look.blue, "pg_ls_waldir()").await? {
+            true => "(SELECT sum(size)::float8::text FROM pg_ls_waldir())",
+            false => "NULL::text",
+        };
+        let sql = format!(
+            "SELECT (wal_bytes / greatest(extract(epoch FROM clock_timestamp() - stats_reset), 1))::float8::text, {held}, \
                    (SELECT CASE WHEN setting::bigint >= 0 THEN (setting::bigint * 1048576)::text END FROM pg_settings \
-                    WHERE name = 'max_slot_wal_keep_size') FROM pg_stat_wal";
-        let [average, held, limit] = texts::<3>(look.blue, sql).await?.into_iter().next().unwrap_or_default();
+                    WHERE name = 'max_slot_wal_keep_size') FROM pg_stat_wal"
+        );
+        let [average, held, limit] = texts::<3>(look.blue, &sql)
+            .await?
+            .into_iter()
+            .next()
+            .unwrap_or_default();
         let number = |text: &str| match text {
             "" => Ok(None),
             text => text.parse::<f64>().map(Some).map_err(|e| {
