@@ -20,6 +20,11 @@ pub(crate) const SESSION_SETTINGS: &str = "-c default_transaction_read_only=off 
      -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
      -c row_security=off -c bytea_output=hex -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3";
 
+/// Not every version has these two, so they cannot be sent along.
+pub(crate) const NO_OTHER_TIMEOUTS: &str = "SELECT pg_catalog.set_config(s, '0', false) \
+     FROM pg_catalog.unnest(ARRAY['idle_session_timeout', 'transaction_timeout']) AS s \
+     WHERE pg_catalog.current_setting(s, true) IS NOT NULL";
+
 /// One side's server: how we reach it, and how the other server does.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -140,15 +145,7 @@ pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, se
         client,
         task: task.abort_handle(),
     };
-    // Not every version has these two, so they cannot be sent along.
-    session
-        .batch_execute(
-            "SELECT pg_catalog.set_config(s, '0', false) \
-             FROM pg_catalog.unnest(ARRAY['idle_session_timeout', 'transaction_timeout']) AS s \
-             WHERE pg_catalog.current_setting(s, true) IS NOT NULL",
-        )
-        .await
-        .doing(operation())?;
+    session.batch_execute(NO_OTHER_TIMEOUTS).await.doing(operation())?;
     Ok(session)
 }
 

@@ -247,3 +247,52 @@ async fn many_small_tables_come_with_keys_and_statistics_and_no_setting_stays_ch
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
     assert_eq!(before, (settings(&blue).await, settings(&green).await));
 }
+
+/// Sends a signal to sessions of ours: to stop them is what an overloaded server does to everybody.
+async fn signal(beside: &Client, which: &str, signal: nix::sys::signal::Signal) -> usize {
+    let sql = format!("SELECT pid FROM pg_stat_activity WHERE application_name = 'bluegreen_shop_copy' AND {which}");
+    let rows = beside.query(&sql, &[]).await.unwrap();
+    for row in &rows {
+        // A session may have ended meanwhile.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(row.get(0)), signal).ok();
+    }
+    rows.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_holds_itself_back_while_the_copied_side_answers_late() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+    let Some(pair) = Pair::start().await else { return };
+    let (blue, green) = (
+        pair.client(Color::Blue).await,
+        pair.green.connect("postgres").await.unwrap(),
+    );
+    blue.batch_execute(BIG).await.unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    // So that the copy is not over before: green does not take anything.
+    while signal(&green, "query LIKE '%COPY%FROM STDIN%'", SIGSTOP).await == 0 {
+        assert!(Instant::now() < until, "no stream begins");
+    }
+    let asked = "query LIKE '%FROM pg_stat_replication%'";
+    while signal(&blue, asked, SIGSTOP).await == 0 {
+        assert!(Instant::now() < until, "nobody asks how it is");
+    }
+    let stage = async || match replicator.status(Direction::BlueToGreen).await.unwrap() {
+        MirrorStatus::Copying { stage, .. } => stage,
+        other => panic!("{other}"),
+    };
+    while !stage().await.contains("held back to 1 of 2 streams") {
+        assert!(Instant::now() < until, "{}", stage().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&blue, "true", SIGCONT).await;
+    while stage().await.contains("held back") {
+        assert!(Instant::now() < until, "{}", stage().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&green, "true", SIGCONT).await;
+    streaming(&replicator, Direction::BlueToGreen).await;
+    assert_eq!(digests(&blue).await, digests(&pair.client(Color::Green).await).await);
+}

@@ -144,13 +144,13 @@ impl Judge {
     fn suffers(&self, look: Look) -> Option<String> {
         if look.answered_in > self.limit && look.answered_in > self.usual.answered_in * TIMES_USUAL {
             return Some(format!(
-                "blue answers in {:.0} ms, usually {:.1}",
+                "it answers a small query in {:.0} ms or more, usually {:.1}",
                 look.answered_in.as_secs_f64() * 1e3,
                 self.usual.answered_in.as_secs_f64() * 1e3
             ));
         }
         if look.behind > REPLICA_BEHIND && look.behind > 2 * self.usual.behind {
-            return Some(format!("a replica of blue is {} MB behind", look.behind >> 20));
+            return Some(format!("a replica of it is {} MB behind", look.behind >> 20));
         }
         None
     }
@@ -221,15 +221,28 @@ async fn watch_session(context: &Context, direction: Direction, brake: &Brake, r
         let again = look(&session).await?;
         usual.answered_in = usual.answered_in.min(again.answered_in);
     }
-    let mut judge = Judge::new(context.options.copy_jobs, context.options.blue_latency, usual);
+    let most = context.options.copy_jobs;
+    let mut judge = Judge::new(most, context.options.blue_latency, usual);
     loop {
         tokio::time::sleep(EVERY).await;
         let was = judge.is_held_back();
-        let why = judge.judge(look(&session).await?);
+        // What has not come by then is late, whenever it comes.
+        let late = judge.limit.max(judge.usual.answered_in * TIMES_USUAL) + Duration::from_millis(1);
+        let seen = match tokio::time::timeout(late, look(&session)).await {
+            Ok(seen) => seen?,
+            Err(_) => Look {
+                answered_in: late,
+                behind: 0,
+            },
+        };
+        let why = judge.judge(seen);
         brake.set(judge.pace);
         match why {
             Some(why) if judge.is_held_back() => {
-                report.stage(format!("copy, held back to {} streams: {why}", judge.pace.streams));
+                let streams = judge.pace.streams;
+                report.stage(format!(
+                    "copy, held back to {streams} of {most} streams for the copied side's sake: {why}"
+                ));
             }
             _ if was && !judge.is_held_back() => report.stage("copy"),
             _ => {}

@@ -25,7 +25,7 @@ const BETWEEN: Duration = Duration::from_millis(500);
 
 /// Settings of the sessions that write; they end with them. A lost row cannot be noticed before the end, where the record
 /// of every piece is looked for. What is written is new: the log's files need no zeroes first, where we may say so.
-const WRITER: &str = "SET synchronous_commit = off; SET client_min_messages = error; \
+pub(super) const WRITER: &str = "SET synchronous_commit = off; SET client_min_messages = error; \
      DO $$ BEGIN SET wal_init_zero = off; EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 
 /// What all streams of one copy share.

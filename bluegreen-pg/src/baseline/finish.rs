@@ -1,7 +1,7 @@
 //! Indexes and keys of each table as soon as its rows are in, the largest first, several at a time; its `ANALYZE`; and
 //! when all tables are there, the rest of the schema.
 
-use super::copy::{Copy, Trial};
+use super::copy::{Copy, Trial, WRITER};
 use super::plan::Load;
 use super::record;
 use super::rest::{Build, Rest};
@@ -287,8 +287,7 @@ impl Copy {
         let session = self.context.settings.connect_copy(self.direction.follower()).await?;
         let jobs = self.context.options.copy_jobs;
         let sql = format!(
-            "{settings} SET client_min_messages = error; SET synchronous_commit = off; \
-             SELECT set_config('maintenance_work_mem', greatest(current.setting::bigint, \
+            "{settings} {WRITER}; SELECT set_config('maintenance_work_mem', greatest(current.setting::bigint, \
                  least(1 << 20, cache.setting::bigint * 8 / {jobs}))::text || 'kB', false) \
              FROM pg_settings AS current, pg_settings AS cache \
              WHERE current.name = 'maintenance_work_mem' AND cache.name = 'shared_buffers'"
