@@ -279,7 +279,6 @@ async fn server_settings_and_room() {
             };
             find(&of, &id, Severity::Blocking, &["are in use"]);
         }
-        find(&of, "idle-session-timeout", Severity::Warning, &["3600000ms"]);
     }
     for (cluster, color) in [(&pair.blue, Color::Blue), (&pair.green, Color::Green)] {
         for finding in seen

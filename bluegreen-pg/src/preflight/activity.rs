@@ -1,18 +1,14 @@
-//! Transactions that the start or the cut-over would wait for, in any database of the server, and timeouts that cut ours.
+//! Transactions that the start or the cut-over would wait for, in any database of the server.
 
 use super::{Look, commands, listed, texts};
-use bluegreen_core::{Color, Result};
+use bluegreen_core::Result;
 
 /// From when a transaction is long, in seconds.
 const LONG: &str = "10";
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     long(look).await?;
-    prepared(look).await?;
-    for color in [Color::Blue, Color::Green] {
-        timeouts(look, color).await?;
-    }
-    Ok(())
+    prepared(look).await
 }
 
 async fn long(look: &mut Look<'_>) -> Result<()> {
@@ -72,29 +68,6 @@ async fn prepared(look: &mut Look<'_>) -> Result<()> {
             seen,
             "the application commits in two phases: a cut-over is given up when it meets one that is prepared and not committed",
             format!("see that the transaction manager ends them quickly; at blue: {mend}"),
-        );
-    }
-    Ok(())
-}
-
-/// Those that our sessions cannot switch off for themselves in every version.
-async fn timeouts(look: &mut Look<'_>, color: Color) -> Result<()> {
-    let set = texts::<2>(
-        look.side(color),
-        "SELECT name, setting || coalesce(unit, '') FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout') \
-         AND setting <> '0' ORDER BY 1",
-    )
-    .await?;
-    let user = crate::ident::ident(look.context.settings.server(color).conninfo().user());
-    for [name, value] in set {
-        look.warns(
-            &name.replace('_', "-"),
-            format!("{name} is {value} for {user} at {color}"),
-            "it ends our sessions in the middle of the copy, which then begins again",
-            format!(
-                "at {color}: ALTER ROLE {user} IN DATABASE {} SET {name} = 0;",
-                look.dbname(color)
-            ),
         );
     }
     Ok(())

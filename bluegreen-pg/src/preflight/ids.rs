@@ -101,8 +101,6 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("idle-slots", WARNS),
     ("long-transactions", WARNS),
     ("prepared-transactions", &[Blocking, Warning]),
-    ("transaction-timeout", WARNS),
-    ("idle-session-timeout", WARNS),
     // The gate.
     ("gate-unreachable", BLOCKS),
     ("gate-ini", BLOCKS),
@@ -189,11 +187,10 @@ mod tests {
         "right-replication",
         "right-signal",
         "right-stats",
-        // Needs PostgreSQL 13, an old minor, libraries of two versions, 17, 18.
+        // Needs PostgreSQL 13, an old minor, libraries of two versions, 18.
         "old-version",
         "old-minor",
         "collation-version",
-        "transaction-timeout",
         "idle-slot-timeout",
     ];
 }

@@ -163,13 +163,13 @@ async fn partitioned(look: &mut Look<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Our schema's name, in use by somebody else.
+/// Our schema's name, in use by somebody else: a schema of ours has a state.
 async fn own_schema(look: &mut Look<'_>) -> Result<()> {
     let theirs = names(
         look.blue,
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = 'bluegreen' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname NOT IN ('marker', 'state', 'made') \
-         ORDER BY 1",
+         WHERE n.nspname = 'bluegreen' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
+         AND to_regclass('bluegreen.state') IS NULL ORDER BY 1",
         &[],
     )
     .await?;

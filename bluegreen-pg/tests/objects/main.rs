@@ -152,9 +152,12 @@ impl Moved {
         let said = dump.arg(url).output().unwrap();
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
         let text = String::from_utf8(said.stdout).unwrap();
-        // A server's own mark on columns, which an older pg_dump takes for a setting.
+        // A server's own mark on columns, which an older pg_dump takes for a setting; and what keeps the old writer shut.
         let ours = |line: &&str| {
-            !line.starts_with('\\') && !line.starts_with("-- Dumped") && !line.contains("SET (pg_attver=")
+            let shuts = line.contains("_shut; Type: TRIGGER") || line.contains("EXECUTE FUNCTION bluegreen.refuse(");
+            let empty = line.is_empty() || *line == "--";
+            let run = line.starts_with('\\') || line.starts_with("-- Dumped") || line.contains("SET (pg_attver=");
+            !shuts && !empty && !run
         };
         let kept = text.lines().filter(ours);
         kept.collect::<Vec<_>>().join("\n")
