@@ -22,6 +22,7 @@ fn long_journal() -> Vec<Entry> {
         name: "shop".into(),
         fingerprint: "f00".into(),
         steps: vec![StepName::Prepare, StepName::CleanUp],
+        acts_on: [].into(),
     };
     let mut entries = vec![entry(0, planned), entry(1, Body::Started { step })];
     entries.extend((2..ENTRIES).map(|seq| {

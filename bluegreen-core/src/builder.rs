@@ -218,6 +218,14 @@ impl<D: DnsProvider, R: Replicator, H: HealthProbe, P: TrafficPolicy> MigrationB
         let watched = self.feed.is_some() || self.probe.is_present() && !spec.endpoints(Color::Green).is_empty();
         check_traffic(&spec, &self.dns, &self.policy, database, watched)?;
 
+        let acts_on = [
+            ("DNS", named.then(|| self.dns.acts_on())),
+            ("database", database.then(|| self.replicator.acts_on())),
+            ("gate", gate.is_present().then(|| gate.acts_on())),
+        ];
+        let acts_on = acts_on
+            .into_iter()
+            .filter_map(|(part, on)| Some((part.to_owned(), on?)));
         let parts = Parts {
             dns: named.then(|| self.dns.name().to_owned()),
             database: database.then(|| self.replicator.name().to_owned()),
@@ -227,6 +235,7 @@ impl<D: DnsProvider, R: Replicator, H: HealthProbe, P: TrafficPolicy> MigrationB
             deploy: self.deploy.is_some(),
             verify: self.verify.iter().map(|h| h.name.clone()).collect(),
             decommission: self.decommission.is_some(),
+            acts_on: acts_on.collect(),
         };
         let plan = Plan::of(&spec, &parts);
         let with = Collaborators {

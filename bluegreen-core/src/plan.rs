@@ -4,6 +4,7 @@ use crate::journal::StepName;
 use crate::phase;
 use crate::spec::{Spec, WritePath};
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What takes part besides the specification: which providers there are and what hooks are called.
@@ -25,6 +26,9 @@ pub(crate) struct Parts {
     pub(crate) verify: Vec<String>,
     /// Whether there is a decommission hook.
     pub(crate) decommission: bool,
+    /// What those act on who change something, in their own words.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) acts_on: BTreeMap<String, String>,
 }
 
 /// One step of a plan.
@@ -47,6 +51,11 @@ pub struct Plan {
     pub fingerprint: String,
     /// The steps.
     pub steps: Vec<PlannedStep>,
+    /// What it acts on: the name's API, the databases, the gate, each as its provider says it.
+    pub acts_on: BTreeMap<String, String>,
+    /// The fingerprint of a journal that does not know what it acts on.
+    #[serde(skip)]
+    unplaced: String,
 }
 
 impl Plan {
@@ -75,12 +84,55 @@ impl Plan {
             .collect();
         // What will be done, not how it is worded: a later version must be able to go on.
         let order: Vec<StepName> = steps.iter().map(|s| s.name).collect();
-        let said = serde_json::json!([spec, parts, order]).to_string();
+        let fingerprint = |parts: &Parts| {
+            let said = serde_json::json!([spec, parts, order]).to_string();
+            format!("{:016x}", fnv1a(said.as_bytes()))
+        };
+        let unplaced = Parts {
+            acts_on: BTreeMap::new(),
+            ..parts.clone()
+        };
         Self {
             name: spec.name.clone(),
-            fingerprint: format!("{:016x}", fnv1a(said.as_bytes())),
+            fingerprint: fingerprint(parts),
             steps,
+            acts_on: parts.acts_on.clone(),
+            unplaced: fingerprint(&unplaced),
         }
+    }
+
+    /// What keeps the migration that a journal holds from being gone on with by this plan, if anything does.
+    pub(crate) fn refuses(&self, name: &str, fingerprint: &str, acts_on: &BTreeMap<String, String>) -> Option<String> {
+        if name != self.name {
+            return Some(format!("the journal is of the migration {name}, this is {}", self.name));
+        }
+        let ours = if acts_on.is_empty() {
+            &self.unplaced
+        } else {
+            &self.fingerprint
+        };
+        if fingerprint == ours {
+            return None;
+        }
+        let said =
+            |of: &BTreeMap<String, String>, part: &str| of.get(part).map_or_else(|| "none".to_owned(), Clone::clone);
+        let parts: BTreeSet<&String> = acts_on.keys().chain(self.acts_on.keys()).collect();
+        let other: Vec<String> = parts
+            .into_iter()
+            .filter(|part| !acts_on.is_empty() && acts_on.get(*part) != self.acts_on.get(*part))
+            .map(|part| {
+                let (theirs, ours) = (said(acts_on, part), said(&self.acts_on, part));
+                format!("it was begun with the {part} {theirs}, and is given {ours}")
+            })
+            .collect();
+        Some(match other.as_slice() {
+            [] => format!(
+                "the journal holds plan {fingerprint} of {name}, this is plan {}: it acts on the same, but its settings, \
+                 targets, policy or hooks are others",
+                self.fingerprint
+            ),
+            other => other.join("; "),
+        })
     }
 
     /// The step after which there is no way back.
@@ -119,4 +171,49 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Environment;
+
+    fn plan(acts_on: &[(&str, &str)]) -> Plan {
+        let parts = Parts {
+            dns: None,
+            database: Some("postgres".into()),
+            gate: None,
+            probe: false,
+            policy: "at once".into(),
+            deploy: false,
+            verify: vec![],
+            decommission: false,
+            acts_on: acts_on.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+        };
+        Plan::of(&Spec::new("shop", Environment::none(), Environment::none()), &parts)
+    }
+
+    #[test]
+    fn a_journal_that_does_not_know_what_it_acts_on_is_gone_on_with() {
+        let (now, before) = (plan(&[("database", "a")]), plan(&[]));
+        assert_ne!(now.fingerprint, before.fingerprint);
+        assert_eq!(now.refuses("shop", &before.fingerprint, &before.acts_on), None);
+        assert!(now.refuses("shop", &before.fingerprint, &now.acts_on).is_some());
+        assert!(now.refuses("shop", &now.fingerprint, &before.acts_on).is_some());
+    }
+
+    #[test]
+    fn what_is_another_is_named() {
+        let now = plan(&[("database", "a"), ("gate", "g")]);
+        let why = |begun: &Plan| now.refuses("shop", &begun.fingerprint, &begun.acts_on);
+        assert_eq!(why(&now), None);
+        assert_eq!(
+            why(&plan(&[("database", "b"), ("gate", "g")])).unwrap(),
+            "it was begun with the database b, and is given a"
+        );
+        assert_eq!(
+            why(&plan(&[("database", "a")])).unwrap(),
+            "it was begun with the gate none, and is given g"
+        );
+    }
 }

@@ -114,6 +114,25 @@ impl Conninfo {
         ports.split(',').next().and_then(|p| p.parse().ok()).unwrap_or(5432)
     }
 
+    /// Where it leads, always in the same form: every host with its port, and the database. No user, no password.
+    pub(crate) fn place(&self) -> String {
+        let list = |key| self.get(key).filter(|v| !v.is_empty()).map(|v: &str| v.split(','));
+        // As in libpq: an address is gone to, whatever name stands beside it; one port is every host's.
+        let hosts = list("hostaddr").or_else(|| list("host"));
+        let ports: Vec<&str> = list("port").map(Iterator::collect).unwrap_or_default();
+        let at = |(nth, host): (usize, &str)| {
+            let port = ports.get(nth).or_else(|| ports.first()).filter(|p| !p.is_empty());
+            let port = port.and_then(|p| p.parse().ok()).unwrap_or(5432_u16);
+            match host {
+                host if host.starts_with('/') => format!("{host}:{port}"),
+                host if host.contains(':') => format!("[{}]:{port}", host.to_ascii_lowercase()),
+                host => format!("{}:{port}", host.trim_end_matches('.').to_ascii_lowercase()),
+            }
+        };
+        let all: Vec<String> = hosts.into_iter().flatten().enumerate().map(at).collect();
+        format!("{}/{}", all.join(","), self.dbname())
+    }
+
     pub(crate) fn password(&self) -> Option<&str> {
         self.password.as_deref()
     }
@@ -345,6 +364,24 @@ mod tests {
         );
         let v6 = Conninfo::parse("postgresql://u@[::1]:6000").unwrap();
         assert_eq!((v6.host(), v6.port(), v6.dbname()), ("::1", 6000, "u"));
+    }
+
+    #[test]
+    fn the_same_place_reads_the_same_and_shows_no_password() {
+        for (text, place) in [
+            ("postgres://u:s3cret@DB.example./shop", "db.example:5432/shop"),
+            (
+                "host=db.example port=5432 user=other dbname=shop sslmode=require",
+                "db.example:5432/shop",
+            ),
+            ("postgres://u:s3cret@h1:5433,h2/shop", "h1:5433,h2:5432/shop"),
+            ("host=h1,h2 port=6000 user=shop", "h1:6000,h2:6000/shop"),
+            ("host=name hostaddr=10.0.0.1 user=shop", "10.0.0.1:5432/shop"),
+            ("postgres://u@[::1]:6000/shop", "[::1]:6000/shop"),
+            ("host=/var/run/PG user=shop", "/var/run/PG:5432/shop"),
+        ] {
+            assert_eq!(Conninfo::parse(text).unwrap().place(), place);
+        }
     }
 
     #[test]

@@ -262,6 +262,11 @@ impl Replicator for PgReplicator {
         crate::error::PROVIDER
     }
 
+    fn acts_on(&self) -> String {
+        let place = |color| self.context.settings.server(color).conninfo().place();
+        format!("blue {}, green {}", place(Color::Blue), place(Color::Green))
+    }
+
     async fn preflight(&self) -> Result<Vec<Finding>> {
         Ok(crate::preflight::run(&self.context).await)
     }

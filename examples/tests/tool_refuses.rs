@@ -106,7 +106,7 @@ async fn what_is_wrong_is_said_and_nothing_has_changed_anywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_is_held_once_and_never_guessed_at() {
     let Some(world) = World::start(100).await else { return };
-    let tool = world.tool();
+    let mut tool = world.tool();
     let text = tool.text();
     // It waits at 50 % until it is approved.
     let waits = text.replace("bake = ", "approve_before = 100\nbake = ");
@@ -133,6 +133,25 @@ async fn a_journal_is_held_once_and_never_guessed_at() {
     assert_eq!(world.everything().await, before);
 
     tool.write(&waits);
+    // A stranger's database, which would be opened for writes.
+    world.green.create_database("stranger").await.unwrap();
+    for (name, right, wrong) in [
+        ("GREEN_DATABASE", world.green.url("shop"), world.green.url("stranger")),
+        ("BLUE_DATABASE", world.blue.url("shop"), world.green.url("shop")),
+    ] {
+        tool.set_env(name, &wrong);
+        let said = tool.run("run").await;
+        unchanged(&said, "it was begun with the database");
+        assert!(
+            said.errors
+                .contains(&format!("green 127.0.0.1:{}/shop", world.green.port())),
+            "{said:?}"
+        );
+        tool.set_env(name, &right);
+    }
+    assert_eq!(std::fs::read(tool.path("shop.journal")).unwrap(), journal);
+    assert_eq!(world.everything().await, before);
+
     let mut damaged = journal.clone();
     damaged[journal.len() / 2] ^= 1;
     std::fs::write(tool.path("shop.journal"), &damaged).unwrap();

@@ -124,17 +124,10 @@ impl Engine {
         let entries = self.journal.load().await?;
         let state = State::of(&entries)?;
         if let Some((name, fingerprint, _)) = &state.planned
-            && (*fingerprint != self.plan.fingerprint || *name != self.plan.name)
+            && let Some(why) = self.plan.refuses(name, fingerprint, &state.acts_on)
         {
-            return Err(Error::new(
-                Kind::Diverged,
-                "resume",
-                format!(
-                    "the journal holds plan {fingerprint} of {name}, this is plan {} of {}: resume with the specification \
-                     it was begun with, or begin a new journal when that one is over",
-                    self.plan.fingerprint, self.plan.name
-                ),
-            ));
+            let mend = "resume with the specification it was begun with, or begin a new journal when that one is over";
+            return Err(Error::new(Kind::Diverged, "resume", format!("{why}: {mend}")));
         }
         self.state = state;
         self.show();
@@ -317,6 +310,7 @@ impl Engine {
             name: self.plan.name.clone(),
             fingerprint: self.plan.fingerprint.clone(),
             steps: self.plan.names(),
+            acts_on: self.plan.acts_on.clone(),
         };
         self.append(body).await
     }

@@ -70,6 +70,9 @@ impl DnsProvider for Ours<dyn DnsProvider> {
     fn name(&self) -> &str {
         self.inner.name()
     }
+    fn acts_on(&self) -> String {
+        self.inner.acts_on()
+    }
     fn is_present(&self) -> bool {
         self.inner.is_present()
     }
@@ -99,6 +102,9 @@ impl DnsProvider for Ours<dyn DnsProvider> {
 impl Replicator for Ours<dyn Replicator> {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+    fn acts_on(&self) -> String {
+        self.inner.acts_on()
     }
     fn is_present(&self) -> bool {
         self.inner.is_present()
@@ -156,6 +162,9 @@ impl Replicator for Ours<dyn Replicator> {
 impl WriteGate for Ours<dyn WriteGate> {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+    fn acts_on(&self) -> String {
+        self.inner.acts_on()
     }
     fn is_present(&self) -> bool {
         self.inner.is_present()

@@ -5,6 +5,7 @@ use crate::model::{Color, Direction, Position, Share};
 use crate::provider::{Compared, Finding, Snapshot};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -76,6 +77,9 @@ pub enum Body {
         fingerprint: String,
         /// Its steps, in order.
         steps: Vec<StepName>,
+        /// What it acts on, a part each: a resume must be given the same. Journals of earlier versions do not say.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        acts_on: BTreeMap<String, String>,
     },
     /// A step is about to have effects.
     Started {

@@ -48,6 +48,8 @@ pub struct State {
     pub next_seq: u64,
     /// The plan it runs: name, fingerprint, steps.
     pub planned: Option<(String, String, Vec<StepName>)>,
+    /// What that plan acts on.
+    pub acts_on: BTreeMap<String, String>,
     steps: BTreeMap<StepName, StepState>,
     /// Why it is unwound, if it is.
     pub unwinding: Option<String>,
@@ -210,7 +212,9 @@ impl State {
                 name,
                 fingerprint,
                 steps,
+                acts_on,
             } => {
+                self.acts_on.clone_from(acts_on);
                 self.planned = Some((name.clone(), fingerprint.clone(), steps.clone()));
             }
             Body::Started { step } => {

@@ -32,6 +32,7 @@ fn planned() -> Body {
         name: "t".into(),
         fingerprint: "f".into(),
         steps: vec![Prepare, CutOver, CleanUp],
+        acts_on: [].into(),
     }
 }
 

@@ -422,6 +422,12 @@ pub trait DnsProvider: fmt::Debug + Send + Sync + 'static {
     /// A short name for messages: `powerdns`.
     fn name(&self) -> &str;
 
+    /// What it acts on, in one line and always in the same form: a migration is only resumed with what it was begun with.
+    /// No secret, and nothing that may change meanwhile, such as a user or a timeout. Its name where nothing tells more.
+    fn acts_on(&self) -> String {
+        self.name().to_owned()
+    }
+
     /// Whether there is a name to move at all. Only [`NoDns`](crate::NoDns) answers false.
     fn is_present(&self) -> bool {
         true
@@ -467,6 +473,9 @@ pub trait DnsProvider: fmt::Debug + Send + Sync + 'static {
 impl<T: DnsProvider + ?Sized> DnsProvider for Arc<T> {
     fn name(&self) -> &str {
         (**self).name()
+    }
+    fn acts_on(&self) -> String {
+        (**self).acts_on()
     }
     fn is_present(&self) -> bool {
         (**self).is_present()

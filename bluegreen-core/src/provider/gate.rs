@@ -29,6 +29,12 @@ pub trait WriteGate: fmt::Debug + Send + Sync + 'static {
     /// A short name for messages: `pgbouncer`.
     fn name(&self) -> &str;
 
+    /// What it acts on, in one line and always in the same form: a migration is only resumed with what it was begun with.
+    /// No secret, and nothing that may change meanwhile, such as a user or a timeout. Its name where nothing tells more.
+    fn acts_on(&self) -> String {
+        self.name().to_owned()
+    }
+
     /// Whether writes wait at all. Only [`NoGate`](crate::NoGate) answers false: clients then see errors in the pause.
     fn is_present(&self) -> bool {
         true
@@ -80,6 +86,9 @@ pub trait WriteGate: fmt::Debug + Send + Sync + 'static {
 impl<T: WriteGate + ?Sized> WriteGate for Arc<T> {
     fn name(&self) -> &str {
         (**self).name()
+    }
+    fn acts_on(&self) -> String {
+        (**self).acts_on()
     }
     fn is_present(&self) -> bool {
         (**self).is_present()

@@ -171,7 +171,7 @@ impl Report {
     ///
     /// ```
     /// use bluegreen_core::{Body, Entry, Report, Timestamp};
-    /// let body = Body::Planned { name: "shop".into(), fingerprint: "5b1f".into(), steps: vec![] };
+    /// let body = Body::Planned { name: "shop".into(), fingerprint: "5b1f".into(), steps: vec![], acts_on: [].into() };
     /// let entries = [Entry { v: 1, seq: 0, at: Timestamp::EPOCH, body }];
     /// assert!(Report::of(&entries).to_string().starts_with("shop: not over yet"));
     /// ```
@@ -192,6 +192,7 @@ impl Report {
                 name,
                 fingerprint,
                 steps,
+                ..
             } => {
                 self.name = name;
                 self.fingerprint = fingerprint;

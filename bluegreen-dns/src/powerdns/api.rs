@@ -173,6 +173,21 @@ fn root_cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
+/// Where the API is, always in the same form: no credentials, nothing after a question mark.
+pub(super) fn place(url: &str, server: &str) -> String {
+    let Ok(mut parsed) = reqwest::Url::parse(url) else {
+        return format!("{} server {server}", without_credentials(url));
+    };
+    parsed.set_query(None);
+    parsed.set_fragment(None);
+    let root = parsed
+        .as_str()
+        .trim_end_matches('/')
+        .trim_end_matches("/api/v1")
+        .to_owned();
+    format!("{}/api/v1/servers/{server}", without_credentials(&root))
+}
+
 fn without_credentials(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
@@ -201,4 +216,25 @@ fn tls(needed: bool) -> Result<rustls::ClientConfig, DnsError> {
             .with_root_certificates(roots)
             .with_no_client_auth(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn the_same_place_reads_the_same_and_shows_no_credentials() {
+        let same = "http://dns.example:8081/api/v1/servers/localhost";
+        for url in [
+            "http://dns.example:8081",
+            "http://DNS.example:8081/",
+            "http://dns.example:8081/api/v1/",
+            "http://dns.example:8081/?key=s3cret#s3cret",
+        ] {
+            assert_eq!(place(url, "localhost"), same);
+        }
+        for url in ["https://u:s3cret@dns.example", "u:s3cret@dns"] {
+            assert!(!place(url, "localhost").contains("s3cret"), "{url}");
+        }
+    }
 }

@@ -163,6 +163,10 @@ impl DnsProvider for PowerDns {
         NAME
     }
 
+    fn acts_on(&self) -> String {
+        api::place(&self.url, &self.server)
+    }
+
     fn capabilities(&self) -> DnsCapabilities {
         let capabilities = DnsCapabilities::new(Weights::UpTo(1000));
         match self.stickiness {

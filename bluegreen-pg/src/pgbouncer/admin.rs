@@ -91,6 +91,11 @@ impl Admin {
         })
     }
 
+    /// Where it is, always in the same form.
+    pub(super) fn place(&self) -> String {
+        self.conninfo.place()
+    }
+
     /// Where it is, for messages.
     pub(super) fn at(&self) -> &str {
         &self.at

@@ -16,6 +16,7 @@ use error::GateError;
 use files::Files;
 use futures::future::try_join_all;
 use rows::Shown;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -143,6 +144,20 @@ impl PgBouncer {
 impl WriteGate for PgBouncer {
     fn name(&self) -> &str {
         "pgbouncer"
+    }
+
+    fn acts_on(&self) -> String {
+        let shared = &*self.shared;
+        // In which order they were named makes no difference.
+        let instances: BTreeSet<String> = shared.instances.iter().map(|i| i.admin.place()).collect();
+        let instances: Vec<String> = instances.into_iter().collect();
+        format!(
+            "{} of {}, blue {}, green {}",
+            shared.database,
+            instances.join(" and "),
+            shared.blue,
+            shared.green
+        )
     }
 
     async fn preflight(&self) -> Result<Vec<Finding>> {

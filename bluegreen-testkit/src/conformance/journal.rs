@@ -59,6 +59,7 @@ fn samples() -> Vec<Entry> {
             name: "shop \"ümläut\"\n2".into(),
             fingerprint: "f00".into(),
             steps: vec![StepName::Prepare, StepName::CleanUp],
+            acts_on: [("database".into(), "blue a:5432/shop".into())].into(),
         },
         Body::Started { step },
         noted(Note::Mirror {

@@ -15,6 +15,7 @@ use std::time::Duration;
 pub struct Faulty<T> {
     inner: T,
     faults: Faults,
+    acts_on: Option<String>,
 }
 
 impl<T> Faulty<T> {
@@ -23,7 +24,15 @@ impl<T> Faulty<T> {
         Self {
             inner,
             faults: faults.clone(),
+            acts_on: None,
         }
+    }
+
+    /// Says that it acts on something else than the provider says.
+    #[must_use]
+    pub fn acting_on(mut self, what: impl Into<String>) -> Self {
+        self.acts_on = Some(what.into());
+        self
     }
 
     /// The provider itself.
@@ -37,6 +46,9 @@ impl<T> Faulty<T> {
 impl<T: DnsProvider> DnsProvider for Faulty<T> {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+    fn acts_on(&self) -> String {
+        self.acts_on.clone().unwrap_or_else(|| self.inner.acts_on())
     }
     fn is_present(&self) -> bool {
         self.inner.is_present()
@@ -74,6 +86,9 @@ impl<T: DnsProvider> DnsProvider for Faulty<T> {
 impl<T: Replicator> Replicator for Faulty<T> {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+    fn acts_on(&self) -> String {
+        self.acts_on.clone().unwrap_or_else(|| self.inner.acts_on())
     }
     fn is_present(&self) -> bool {
         self.inner.is_present()
@@ -136,6 +151,9 @@ impl<T: Replicator> Replicator for Faulty<T> {
 impl<T: WriteGate> WriteGate for Faulty<T> {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+    fn acts_on(&self) -> String {
+        self.acts_on.clone().unwrap_or_else(|| self.inner.acts_on())
     }
     fn is_present(&self) -> bool {
         self.inner.is_present()

@@ -58,6 +58,13 @@ impl Tool {
         self
     }
 
+    /// The same with another value.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        for (_, given) in self.envs.iter_mut().filter(|(given, _)| given == name) {
+            value.clone_into(given);
+        }
+    }
+
     /// The same file, for somebody who has no secrets.
     pub fn without_env(&self) -> Bare<'_> {
         Bare(self)
