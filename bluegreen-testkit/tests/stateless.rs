@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use bluegreen_core::{
-    AtOnce, Clock, Environment, Error, Health, HealthProbe, Kind, Migration, MigrationBuilder, NoDatabase, Outcome,
-    Record, Severity, Spec, Steps, Target, TrafficPolicy, probe_fn,
+    AtOnce, Clock, Environment, Error, Event, Health, HealthProbe, Kind, Migration, MigrationBuilder, NoDatabase,
+    Outcome, Record, Severity, Spec, Steps, Target, TrafficPolicy, probe_fn,
 };
 use bluegreen_testkit::fake::{FakeDns, FakeProbe, MemoryJournal, Served};
 use bluegreen_testkit::{Fault, Faults, Faulty, VirtualClock};
+use futures::{FutureExt, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -80,22 +81,67 @@ async fn failures_in_a_row_are_still_given_up() {
     let clock = VirtualClock::new();
     let faults = Faults::new(clock.clone());
     let dns = Faulty::new(zone(&clock), &faults);
+    let probe = Faulty::new(FakeProbe::new(), &faults);
     let policy = Steps::new([50, 100]).bake("12h");
-    let migration = builder(dns, FakeProbe::new(), policy, &clock)
-        .spec(spec())
-        .build()
-        .unwrap();
-    // After what prepare reads.
-    let reads = [None]
-        .repeat(8)
+    let migration = builder(dns, probe, policy, &clock).spec(spec()).build().unwrap();
+    // After what is looked at before the shift.
+    let probes = [None]
+        .repeat(20)
         .into_iter()
         .chain([Some(Fault::Reject(Kind::Unavailable))].repeat(9));
-    faults.script("dns.read", reads);
+    faults.script("probe.check", probes);
     let outcome = migration.run().await.unwrap();
     assert!(
         matches!(&outcome, Outcome::RolledBack { why } if why.contains("tried 9 times")),
         "{outcome}"
     );
+}
+
+/// Bakes for an hour a share with an API that answers nothing from its ninth read on, for so many reads. What it warned of, too.
+async fn baked_with_an_outage(reads: usize) -> (Outcome, Vec<String>) {
+    let clock = VirtualClock::new();
+    let faults = Faults::new(clock.clone());
+    let dns = Faulty::new(zone(&clock), &faults);
+    let policy = Steps::new([50, 100]).bake("1h");
+    let mut spec = spec();
+    spec.watch = Duration::from_secs(60);
+    spec.patience = Duration::from_secs(30 * 60);
+    let migration = builder(dns, FakeProbe::new(), policy, &clock)
+        .spec(spec)
+        .build()
+        .unwrap();
+    let outage = [Some(Fault::Reject(Kind::Unavailable))].repeat(reads);
+    faults.script("dns.read", [None].repeat(8).into_iter().chain(outage));
+    let mut events = migration.events();
+    let outcome = migration.run().await.unwrap();
+    let mut warned = vec![];
+    // All of them at once, however many: the buffer holds them.
+    while let Some(Some(event)) = tokio::task::unconstrained(events.next()).now_or_never() {
+        if let Event::Warned { what, .. } = event {
+            warned.push(what);
+        }
+    }
+    (outcome, warned)
+}
+
+/// To look whether the record is still ours needs no answer now: nothing is moved meanwhile, and unwinding would ask the
+/// same API.
+#[tokio::test]
+async fn an_outage_of_the_dns_api_in_a_bake_is_waited_out() {
+    let (outcome, warned) = baked_with_an_outage(20).await;
+    assert_eq!(outcome, Outcome::Completed);
+    assert_eq!(warned.len(), 20, "{warned:?}");
+    assert!(warned[0].contains("shop.example.com"), "{warned:?}");
+}
+
+#[tokio::test]
+async fn an_outage_of_the_dns_api_is_not_waited_out_for_ever() {
+    let (outcome, warned) = baked_with_an_outage(35).await;
+    assert!(
+        matches!(&outcome, Outcome::RolledBack { why } if why.contains("no change in 30m")),
+        "{outcome}"
+    );
+    assert!(warned.len() > 20, "{warned:?}");
 }
 
 /// Findings that block, of a migration with these addresses that were asked and ill; and that nothing was touched.

@@ -59,8 +59,10 @@ impl Step for Shift {
         cx.probe(Color::Green).await?;
 
         let driven = traffic::drive(cx, share, "keep the share").await?;
-        if let Driven::Served(_) = driven {
-            traffic::watch_record(cx, share).await?;
+        if let Driven::Served(_) = driven
+            && let Some(given_up) = traffic::watch_record(cx, share).await?
+        {
+            return Ok(given_up);
         }
         let effective = match driven {
             Driven::Served(at) if cx.now() >= at => Some(at),

@@ -3,7 +3,7 @@
 //! Effective is climbed rung by rung: accepted, in sync, served by every authority asked directly, and then the old TTL.
 
 use super::step::{Context, Progress};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Remedy, Result};
 use crate::journal::Note;
 use crate::model::{Color, Share};
 use crate::provider::{
@@ -245,14 +245,32 @@ fn is_one_of_ours(cx: &Context<'_>, share: Share) -> bool {
 }
 
 /// Reads the record now and then while its share is watched: a stranger's change is noticed, not only overwritten later.
-pub(super) async fn watch_record(cx: &Context<'_>, share: Share) -> Result<()> {
+/// That it cannot be read is borne for a while: nothing is to be moved, and unwinding would need the same API. Says when
+/// that has gone on for too long.
+pub(super) async fn watch_record(cx: &Context<'_>, share: Share) -> Result<Option<Progress>> {
     let now = cx.now();
     let read = cx.live.lock().record_read;
     if read.is_some_and(|at| now.since(at) < cx.spec.watch) {
-        return Ok(());
+        return Ok(None);
     }
     let (record, ..) = named(cx)?;
-    let snapshot = cx.with.dns.read(record).await?;
+    let snapshot = match cx.with.dns.read(record).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let Remedy::Retry(after) = error.remedy() else {
+                return Err(error);
+            };
+            let what = format!("whether {record} is still as it was left cannot be told: {error}");
+            // Whoever asks us to stay away is obeyed, but not beyond our patience.
+            cx.live.lock().record_read = Some(now + after.unwrap_or_default().min(cx.spec.patience));
+            if let given_up @ Progress::GiveUp(_) = cx.look_patiently("record", what.as_str()) {
+                return Ok(Some(given_up));
+            }
+            cx.warn(what);
+            return Ok(None);
+        }
+    };
+    cx.came("record");
     refuse_foreign(cx, &snapshot)?;
     let plan = cx.with.dns.compile(&snapshot, &weighted(cx, share)?)?;
     if plan.changes {
@@ -263,7 +281,7 @@ pub(super) async fn watch_record(cx: &Context<'_>, share: Share) -> Result<()> {
         return Err(Error::new(Kind::Conflict, "read the record", message).provider(cx.with.dns.name()));
     }
     cx.live.lock().record_read = Some(now);
-    Ok(())
+    Ok(None)
 }
 
 /// Whether every authority, asked directly, serves what was meant. Says which does not, and what it serves.
