@@ -133,7 +133,8 @@ impl<D, R, H, P> MigrationBuilder<D, R, H, P> {
         self
     }
 
-    /// What deploys green. It is run again after a crash: it must come to the same end. Default: green is deployed already.
+    /// What deploys green. It is run again after a crash: it must come to the same end. A stop or an abort drops it where it
+    /// waits. Default: green is deployed already.
     pub fn deploy<F, Fut, E>(mut self, call: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -145,7 +146,7 @@ impl<D, R, H, P> MigrationBuilder<D, R, H, P> {
     }
 
     /// Something green must pass before any user is sent there: an integration suite, a load test. As many as you like,
-    /// run in order; a failure unwinds the migration.
+    /// run in order; a failure unwinds the migration. A stop or an abort drops the one that runs where it waits.
     pub fn verify<F, Fut, E>(mut self, name: impl Into<String>, call: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

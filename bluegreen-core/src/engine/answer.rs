@@ -28,8 +28,15 @@ impl Engine {
         };
         let call = std::pin::pin!(guarded(call));
         let answer = if !undoing && phase::of(step).runs_a_hook(&cx) {
-            // A user's suite takes as long as it takes.
-            call.await
+            // A user's suite takes as long as it takes, or until somebody says that it is to end. Then it is dropped, and is
+            // run again should the step be asked again: as after a death.
+            match select(call, std::pin::pin!(self.told_to_end(step))).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => Ok(Progress::Look {
+                    after: Duration::ZERO,
+                    what: "the hook was ended: an operator said so".into(),
+                }),
+            }
         } else {
             match select(call, self.with.clock.sleep_until(deadline)).await {
                 Either::Left((answer, _)) => answer,

@@ -3,6 +3,7 @@
 use super::Engine;
 use crate::error::Result;
 use crate::journal::{Body, Request, Signal, StepName};
+use futures::future::select;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -25,6 +26,11 @@ impl Inbox {
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.woken.notify_one();
+    }
+
+    /// Whether somebody gives up, or wishes that the loop ends.
+    fn ends(&self) -> bool {
+        self.stop.load(Ordering::SeqCst) || self.signals().contains(&Signal::Abort)
     }
 
     fn take(&self) -> Vec<Signal> {
@@ -90,6 +96,33 @@ impl Engine {
         };
         let new = requests.iter().filter(|r| !self.state.heard.contains(&r.id));
         Ok(new.map(|r| r.signal).any(|signal| back(&signal)))
+    }
+
+    /// Comes back when a running hook is to end: an operator stops the run or gives up. Every other word is heard after it.
+    /// What takes blue away is never ended: nothing can be unwound any more.
+    pub(super) async fn told_to_end(&self, step: StepName) {
+        if step == StepName::CleanUp {
+            return std::future::pending().await;
+        }
+        while !self.inbox.ends() {
+            let woken = std::pin::pin!(self.inbox.woken.notified());
+            if !self.journal.has_requests() {
+                woken.await;
+                continue;
+            }
+            let look = self.with.clock.now() + self.spec.look;
+            select(woken, self.with.clock.sleep_until(look)).await;
+            match self.requests().await {
+                Ok(requests) => {
+                    let new = |r: &Request| !self.state.heard.contains(&r.id);
+                    if requests.iter().any(|r| new(r) && r.signal == Signal::Abort) {
+                        return;
+                    }
+                }
+                // The hook is not ended for that; the next look is a moment away.
+                Err(e) => tracing::warn!(migration = %self.spec.name, "what operators ask cannot be read: {e}"),
+            }
+        }
     }
 
     /// An order that comes before the first entry still comes after the plan.

@@ -42,16 +42,16 @@ impl Shell {
         if let Some(url) = base_url {
             shell.env("BASE_URL", url);
         }
-        let mut child = shell
-            .spawn()
-            .map_err(|e| format!("{command:?} could not be started: {e}"))?;
+        let child = shell.spawn();
+        let mut group = Group(child.map_err(|e| format!("{command:?} could not be started: {e}"))?);
         let ended = match timeout {
-            None => child.wait().await,
-            Some(limit) => match tokio::time::timeout(limit, child.wait()).await {
+            None => group.0.wait().await,
+            Some(limit) => match tokio::time::timeout(limit, group.0.wait()).await {
                 Ok(ended) => ended,
                 Err(_) => {
                     let limit = format_duration(limit);
-                    end(&mut child)
+                    group
+                        .end()
                         .await
                         .map_err(|e| format!("{command:?} took longer than {limit} and could not be killed: {e}"))?;
                     return Err(format!("{command:?} took longer than {limit} and was killed"));
@@ -66,13 +66,30 @@ impl Shell {
     }
 }
 
-/// Kills a command and what it started.
-async fn end(shell: &mut Child) -> io::Result<()> {
-    // None when it has ended and was waited for.
-    if let Some(group) = shell.id().and_then(|id| i32::try_from(id).ok()) {
-        killpg(Pid::from_raw(group), Signal::SIGKILL)?;
+/// A command and what it started. All of it ends when nobody waits for it any more: an operator stopped or gave up.
+struct Group(Child);
+
+impl Group {
+    fn kill(&self) -> io::Result<()> {
+        // None when it has ended and was waited for.
+        match self.0.id().and_then(|id| i32::try_from(id).ok()) {
+            Some(group) => Ok(killpg(Pid::from_raw(group), Signal::SIGKILL)?),
+            None => Ok(()),
+        }
     }
-    shell.wait().await.map(|_| ())
+
+    async fn end(&mut self) -> io::Result<()> {
+        self.kill()?;
+        self.0.wait().await.map(|_| ())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Err(e) = self.kill() {
+            eprintln!("bluegreen: a command that was to end could not be killed: {e}");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +136,23 @@ mod tests {
             folder: folder.path().into(),
             ..shell("sleep 600 & echo $! > child; wait")
         };
-        slow.run().await.unwrap_err();
+        slow.clone().run().await.unwrap_err();
+        gone(&folder).await;
+        std::fs::remove_file(folder.path().join("child")).unwrap();
+
+        // As when an operator does not want it any more.
+        let endless = Shell { timeout: None, ..slow };
+        let running = tokio::spawn(endless.run());
+        while !std::fs::read_to_string(folder.path().join("child")).is_ok_and(|pid| pid.ends_with('\n')) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+        gone(&folder).await;
+    }
+
+    /// Waits until the child is no more.
+    async fn gone(folder: &tempfile::TempDir) {
         let child = std::fs::read_to_string(folder.path().join("child")).unwrap();
         let stat = format!("/proc/{}/stat", child.trim());
         // Who is left of its ancestors may take a while to bury it.
