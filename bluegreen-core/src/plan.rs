@@ -216,4 +216,28 @@ mod tests {
             "it was begun with the gate none, and is given g"
         );
     }
+
+    #[test]
+    fn how_long_the_ttl_is_lowered_beforehand_is_said() {
+        let mut spec =
+            Spec::new("shop", Environment::none(), Environment::none()).record("example.com", "www.example.com");
+        let parts = Parts {
+            dns: Some("powerdns".into()),
+            database: None,
+            gate: None,
+            probe: false,
+            policy: "at once".into(),
+            deploy: false,
+            verify: vec![],
+            decommission: false,
+            acts_on: BTreeMap::new(),
+        };
+        assert!(!Plan::of(&spec, &parts).to_string().contains("(lead)"));
+        spec.lead = std::time::Duration::from_secs(36 * 3600);
+        assert!(
+            Plan::of(&spec, &parts)
+                .to_string()
+                .contains("was served for 1d12h (lead)")
+        );
+    }
 }

@@ -32,7 +32,7 @@ pub struct Status {
     pub effective: Option<Timestamp>,
     /// Which side's database accepts writes.
     pub writer: Color,
-    /// Whether it can still go back to blue.
+    /// Whether it can still go back to blue; not before it was begun.
     pub can_go_back: bool,
     /// What is wrong with the way back after the cut-over, if so; while it is, it cannot go back.
     pub way_back_broken: Option<String>,
@@ -55,7 +55,10 @@ impl Status {
             share: state.traffic.share(),
             effective: state.traffic.effective,
             writer: state.writer(),
-            can_go_back: state.closed.is_none() && !state.past_no_return() && state.no_way_back().is_none(),
+            can_go_back: state.planned.is_some()
+                && state.closed.is_none()
+                && !state.past_no_return()
+                && state.no_way_back().is_none(),
             way_back_broken: state.no_way_back().map(str::to_owned),
             outcome: state.closed.clone(),
         }
@@ -106,5 +109,17 @@ impl fmt::Display for Status {
             Some(why) => write!(f, " ({why})"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_begun_cannot_go_back() {
+        let status = Status::of_entries(&[]).unwrap();
+        assert!(!status.can_go_back);
+        assert_eq!(status.to_string(), "not begun");
     }
 }

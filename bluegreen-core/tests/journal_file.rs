@@ -71,7 +71,11 @@ async fn is_private_and_held_through_a_link() {
     }
     let link = folder.path().join("link.journal");
     symlink(&path, &link).unwrap();
-    assert_eq!(FileJournal::open(&link).unwrap_err().kind(), Kind::Conflict);
+    let held = FileJournal::open(&link).unwrap_err();
+    assert_eq!(held.kind(), Kind::Conflict);
+    // What lies beside the link says who opened that: we did, just now.
+    assert!(held.message().contains("by another name"), "{held}");
+    assert!(!held.message().contains(&std::process::id().to_string()), "{held}");
 }
 
 #[tokio::test]

@@ -112,6 +112,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
             "key = [\"s3cret\"]",
             "expected a text in quotes",
         ),
+        ("key_env = \"PDNS_KEY\"", "key_env = \"s3cretkey\"", "is not set"),
         ("key_env = \"PDNS_KEY\"", "key = 5312301", "expected a text in quotes"),
         (
             "database_env = \"GREEN_DATABASE\"",
@@ -233,7 +234,7 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
         (
             "database_env = \"GREEN_DATABASE\"",
             "database_env = \"UNSET_VARIABLE\"",
-            &["UNSET_VARIABLE is not set"],
+            &["database_env", "is not set", "set it to the database"],
         ),
         (
             "database_env = \"GREEN_DATABASE\"",
@@ -260,6 +261,12 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
             "record = \"shop.example.org\"",
             &["not in the zone example.com"],
         ),
+        (
+            "record = \"shop.example.com\"",
+            "record = \"shop.example.com\"\ntimeout = \"0s\"",
+            &["timeout", "in no time", "\"5s\""],
+        ),
+        ("[verify]", "[verify]\ntimeout = \"0s\"", &["timeout", "in no time"]),
         ("kind = \"pgbouncer\"", "kind = \"haproxy\"", &["`pgbouncer`"]),
         (
             "config = \"pgbouncer.ini\"",

@@ -55,7 +55,7 @@ async fn what_is_wrong_is_said_and_nothing_has_changed_anywhere() {
     )
     .await;
     let unset = changed(&world, "\"PDNS_KEY\"", "\"NO_SUCH_KEY\"");
-    refused(&world, &unset, 2, &["NO_SUCH_KEY is not set", ", line "]).await;
+    refused(&world, &unset, 2, &["key_env", "is not set", ", line "]).await;
     let both = changed(&world, "\"BLUE_DATABASE\"", "\"GREEN_DATABASE\"");
     refused(&world, &both, 4, &["blocks"]).await;
 

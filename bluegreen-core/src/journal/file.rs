@@ -62,7 +62,7 @@ impl FileJournal {
             .truncate(false)
             .open(beside(path, ".lock"))
             .map_err(io)?;
-        hold(&lock, path)?;
+        hold(&lock, path, || who_holds(path))?;
         lock.set_len(0).map_err(io)?;
         writeln!(lock, "process {} since {}", std::process::id(), SystemClock.now()).map_err(io)?;
 
@@ -73,7 +73,7 @@ impl FileJournal {
         }
         let file = private().read(true).append(true).create(true).open(path).map_err(io)?;
         // Found by another name (a symbolic link), the same journal has another lock beside it: so it is locked too.
-        hold(&file, path)?;
+        hold(&file, path, || "another runner, which opened it by another name".into())?;
         if is_new {
             file.sync_all().and_then(|()| sync_folder(path)).map_err(io)?;
         }
@@ -299,24 +299,27 @@ fn locked<D>(tail: &Mutex<Tail<D>>) -> Result<std::sync::MutexGuard<'_, Tail<D>>
         .map_err(|_| Error::new(Kind::Corrupt, WRITING, "an earlier write panicked: start again"))
 }
 
-fn hold(file: &File, path: &Path) -> Result<()> {
+fn hold(file: &File, path: &Path, who: impl FnOnce() -> String) -> Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
-            // Who holds it is a courtesy to people; not being able to say so changes nothing.
-            let who = std::fs::read_to_string(beside(path, ".lock")).unwrap_or_default();
-            let who = if who.trim().is_empty() {
-                "another runner"
-            } else {
-                who.trim()
-            };
             let message = format!(
-                "{} is held by {who}: this migration runs there; let it finish, or stop it first",
-                path.display()
+                "{} is held by {}: this migration runs there; let it finish, or stop it first",
+                path.display(),
+                who()
             );
             Err(Error::new(Kind::Conflict, "open the journal", message))
         }
         Err(TryLockError::Error(e)) => Err(failed("lock the journal", path, e)),
+    }
+}
+
+/// Who holds it is a courtesy to people; not being able to say so changes nothing.
+fn who_holds(path: &Path) -> String {
+    let who = std::fs::read_to_string(beside(path, ".lock")).unwrap_or_default();
+    match who.trim() {
+        "" => "another runner".into(),
+        who => who.into(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::journal::Note;
 use crate::model::{Color, Share};
 use crate::plan::Parts;
 use crate::provider::{Finding, Severity, Shape, Snapshot};
-use crate::spec::Spec;
+use crate::spec::{Spec, WritePath};
 use async_trait::async_trait;
 
 #[derive(Debug)]
@@ -23,6 +23,10 @@ impl Step for Prepare {
                 "adopt {record} at {dns} as weighted, 100 % blue, with a TTL of {}",
                 format_duration(spec.ttl)
             ));
+            if !spec.lead.is_zero() && spec.write_path != Some(WritePath::NoLiveTraffic) {
+                let lead = format_duration(spec.lead);
+                lines.push(format!("no user is moved before that TTL was served for {lead} (lead)"));
+            }
         }
         lines
     }

@@ -326,6 +326,7 @@ async fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
         ));
     }
     match signal {
+        Signal::GoBack | Signal::SwitchBack if status.name.is_none() => return refuse("the migration was not begun"),
         Signal::GoBack | Signal::SwitchBack if !status.can_go_back => {
             return refuse("the clean-up has begun, and the mirror back to blue may be gone: it can only go forward");
         }

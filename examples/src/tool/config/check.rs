@@ -278,13 +278,23 @@ fn verify(table: Key<raw::Verify>) -> Result<(Vec<String>, Duration), Fault> {
         }
         commands.push(command.into_inner());
     }
-    Ok((commands, table.timeout.map_or(default, |t| t.into_inner().0)))
+    Ok((commands, timeout(table.timeout)?.unwrap_or(default)))
 }
 
 pub(super) fn set(setting: &mut Duration, key: Key<raw::Length>) {
     if let Some(key) = key {
         *setting = key.into_inner().0;
     }
+}
+
+/// How long something may take: not at all is a mistake.
+pub(super) fn timeout(key: Key<raw::Length>) -> Result<Option<Duration>, Fault> {
+    let Some(key) = key else { return Ok(None) };
+    if key.get_ref().0.is_zero() {
+        let what = "timeout: nothing is done in no time: expected a length of time such as \"5s\"";
+        return Err(Fault::at(key.span(), what));
+    }
+    Ok(Some(key.into_inner().0))
 }
 
 pub(super) fn value<T>(key: Key<T>) -> Option<T> {

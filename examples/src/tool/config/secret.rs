@@ -59,11 +59,12 @@ impl Sources {
                 );
                 return Err(Fault::at(env.span(), what));
             }
+            // Nor is a name repeated that is not set: a secret may look like one.
             let text = environment(variable).ok_or_else(|| {
-                Fault::at(
-                    env.span(),
-                    format!("{name}_env: the environment variable {variable} is not set: set it to the {name} and start again"),
-                )
+                let what = format!(
+                    "{name}_env: the environment variable that is named here is not set: set it to the {name} and start again"
+                );
+                Fault::at(env.span(), what)
             })?;
             (env.span(), text)
         } else if let Some(file) = file {

@@ -1,7 +1,7 @@
 //! What of the file is about traffic: targets, `[dns]`, `[policy]`.
 
 use super::Dns;
-use super::check::{Fault, Key, Reader, check_url, set, value};
+use super::check::{Fault, Key, Reader, check_url, set, timeout, value};
 use super::raw::{self, DnsKind, PolicyKind};
 use super::secret::Sources;
 use bluegreen_core::policy::{AtOnce, Linear, Steps};
@@ -108,6 +108,7 @@ pub(super) fn dns(table: Spanned<raw::Dns>, reader: &Reader<'_>, spec: &mut Spec
             Fault::at(text.span(), what)
         })
     };
+    let timeout = timeout(table.timeout)?;
     let authorities = table
         .authorities
         .map(|all| all.into_iter().map(address).collect())
@@ -121,7 +122,7 @@ pub(super) fn dns(table: Spanned<raw::Dns>, reader: &Reader<'_>, spec: &mut Spec
             Some(raw::Stickiness::ByClient) => Stickiness::ByClient,
             Some(raw::Stickiness::PerQuery) | None => Stickiness::PerQuery,
         },
-        timeout: table.timeout.map(|t| t.into_inner().0),
+        timeout,
         lua_is_enabled: table.lua_is_enabled,
     }))
 }
