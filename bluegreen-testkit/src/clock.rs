@@ -5,6 +5,7 @@ use bluegreen_core::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -26,7 +27,8 @@ type Key = (Timestamp, u64);
 /// blocking thread): with those, use a [manual](Self::manual) one or the real clock.
 ///
 /// What should happen at a given time, a user's request or a broken wire, is put on the clock with [`at`](Self::at). It
-/// happens while something sleeps past that time, and everybody may react to it before time goes on.
+/// happens while something sleeps past that time, and everybody may react to it before time goes on. One that panics may do
+/// so in anybody's task, who may take it for something else: so every clone of the clock panics again when it is dropped.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -48,6 +50,8 @@ struct State {
     next: u64,
     sleepers: BTreeMap<Key, Option<Waker>>,
     events: BTreeMap<Key, Event>,
+    /// Whether an event panicked.
+    failed: bool,
 }
 
 impl Default for VirtualClock {
@@ -88,6 +92,7 @@ impl VirtualClock {
             next: 0,
             sleepers: BTreeMap::new(),
             events: BTreeMap::new(),
+            failed: false,
         })))
     }
 
@@ -156,7 +161,22 @@ impl VirtualClock {
                 _ => None,
             }
         };
-        event.map(|event| event()).is_some()
+        let Some(event) = event else { return false };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(event)) {
+            self.lock().failed = true;
+            resume_unwind(panic);
+        }
+        true
+    }
+}
+
+impl Drop for VirtualClock {
+    fn drop(&mut self) {
+        let failed = self.lock().failed;
+        assert!(
+            !failed || std::thread::panicking(),
+            "something that was put on the clock panicked: its message is above"
+        );
     }
 }
 
@@ -298,6 +318,16 @@ mod tests {
         first.abort();
         second.await.unwrap();
         assert_eq!(clock.now(), START + HOUR * 2);
+    }
+
+    #[test]
+    fn an_event_that_panics_is_heard_by_whoever_holds_the_clock() {
+        let clock = VirtualClock::manual();
+        clock.after(HOUR, || panic!("on purpose"));
+        let advanced = catch_unwind(AssertUnwindSafe(|| clock.advance(HOUR)));
+        assert!(advanced.is_err());
+        let dropped = catch_unwind(AssertUnwindSafe(move || drop(clock)));
+        assert!(dropped.is_err());
     }
 
     #[tokio::test]
