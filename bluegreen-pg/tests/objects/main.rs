@@ -154,7 +154,9 @@ impl Moved {
         let text = String::from_utf8(said.stdout).unwrap();
         // A server's own mark on columns, which an older pg_dump takes for a setting; and what keeps the old writer shut.
         let ours = |line: &&str| {
-            let shuts = line.contains("_shut; Type: TRIGGER") || line.contains("EXECUTE FUNCTION bluegreen.refuse(");
+            let shuts = line.contains("_shut; Type: TRIGGER")
+                || line.contains("EXECUTE FUNCTION bluegreen.refuse(")
+                || line.starts_with("CREATE TRIGGER bluegreen_");
             let empty = line.is_empty() || *line == "--";
             let run = line.starts_with('\\') || line.starts_with("-- Dumped") || line.contains("SET (pg_attver=");
             !shuts && !empty && !run
