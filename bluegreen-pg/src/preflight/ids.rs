@@ -111,6 +111,8 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("gate-disabled", WARNS),
     ("gate-session-mode", WARNS),
     ("gate-min-pool-size", WARNS),
+    ("gate-so-reuseport", WARNS),
+    ("gate-other-names", WARNS),
     ("gate-query-wait-timeout", WARNS),
     ("gate-prepared-statements", NOTES),
 ];
