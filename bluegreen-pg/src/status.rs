@@ -181,7 +181,8 @@ async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<
         Kind::Diverged,
         format!(
             "the subscription {name} does not get on ({errors} errors of its apply worker): {why}. It goes on by itself once that \
-             is mended (there, between BEGIN READ WRITE and COMMIT); or abort and begin again"
+             is mended (there, between BEGIN READ WRITE and COMMIT; where it is shut, SET session_replication_role = replica \
+             first); or abort and begin again"
         ),
     ))
 }
