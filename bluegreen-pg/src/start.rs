@@ -6,7 +6,7 @@ use crate::keeper::{AT_EASE, Keeper};
 use crate::marker::{self, Stage};
 use crate::progress::{Report, Work};
 use crate::replicator::{Context, PgReplicator};
-use crate::{baseline, guard, mirror, shut, slot};
+use crate::{baseline, guard, mirror, shut, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,14 @@ impl PgReplicator {
                     }
                 }
                 let runs = opposite.as_ref().is_some_and(|o| o.enabled || o.worker.is_some());
+                if !writers::is_closed(&follower).await? {
+                    // Whoever asks for this is mistaken about who writes; the other mirror would be stopped, and the writer shut.
+                    return Err(fault(
+                        Kind::Diverged,
+                        format!("start the mirror {direction}"),
+                        format!("{} takes writes: it is no follower", direction.follower()),
+                    ));
+                }
                 if ours.enabled && !runs {
                     if opposite.is_some() {
                         *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(direction), AT_EASE));

@@ -5,8 +5,8 @@
 mod common;
 
 use bluegreen_core::{
-    AtOnce, Color, Environment, Event, FileJournal, Handle, Migration, NoDns, NoProbe, Outcome, Replicator, Spec,
-    Status, StepName,
+    AtOnce, Color, Direction, Environment, Event, FileJournal, Handle, Kind, Migration, NoDns, NoProbe, Outcome,
+    Replicator, Spec, Status, StepName,
 };
 use common::writers::{LEDGER, Writers, check};
 use common::{Pair, WITHIN, digests};
@@ -189,4 +189,23 @@ async fn a_way_back_without_its_slot_is_none() {
     assert_eq!(pair.replicator().leftovers().await.unwrap(), Vec::<String>::new());
     let left = digests(&green).await;
     assert!(left.iter().any(|(table, ..)| table == "public.ledger"));
+}
+
+/// Asked by mistake for the mirror into the writer, it refuses: that would shut the writer and stop the way back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mirror_begins_into_the_writer() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    common::cut_over(&replicator, Color::Green).await;
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    common::streaming(&replicator, Direction::GreenToBlue).await;
+    let e = replicator.start(Direction::BlueToGreen).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Diverged, "{e}");
+    pair.client(Color::Green)
+        .await
+        .batch_execute("INSERT INTO balance VALUES (77, 0)")
+        .await
+        .unwrap();
+    common::streaming(&replicator, Direction::GreenToBlue).await;
 }

@@ -15,6 +15,7 @@ use crate::event::{Event, Events};
 use crate::journal::entry::FORMAT;
 use crate::journal::state::{Next, Stage, State};
 use crate::journal::{Body, Entry, Journal, Note, Outcome, StepName};
+use crate::model::Color;
 use crate::phase::{self, Collaborators, Context, Live, Unsettled};
 use crate::plan::Plan;
 use crate::spec::Spec;
@@ -300,7 +301,12 @@ impl Engine {
     fn waiting_step(&self) -> Option<StepName> {
         let is = |stage| move |s: &StepName| self.state.step(*s).stage == stage;
         let mut steps = self.plan.steps.iter().map(|s| s.name);
-        let mirror = Some(StepName::Mirror).filter(is(Stage::Finished));
+        // What is being taken back is not looked after: a look may ask for a mirror again.
+        if self.state.unwinding.is_some() {
+            return None;
+        }
+        let follows = self.state.writer() == Color::Blue;
+        let mirror = Some(StepName::Mirror).filter(is(Stage::Finished)).filter(|_| follows);
         steps.find(is(Stage::Started)).or(mirror)
     }
 
