@@ -200,16 +200,7 @@ async fn lacking(look: &mut Look<'_>) -> Result<()> {
              PostgreSQL that was built with ICU",
         );
     }
-    let xml = names(
-        look.blue,
-        &format!(
-            "SELECT format('%I.%I.%I', n.nspname, c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
-             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND c.relkind = 'r' AND a.attnum > 0 \
-             AND a.atttypid IN ('xml'::regtype, 'xml[]'::regtype) ORDER BY 1"
-        ),
-        &[],
-    )
-    .await?;
+    let xml = columns_of(look, "xml").await?;
     if !xml.is_empty()
         && let Err(error) = look.green.query("SELECT '<a/>'::xml::text", &[]).await
     {
@@ -246,18 +237,23 @@ async fn lacking(look: &mut Look<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Money travels as text, in the notation of the place.
-async fn money(look: &mut Look<'_>) -> Result<()> {
-    let columns = names(
+/// Blue's columns of a type, or of arrays of it.
+async fn columns_of(look: &Look<'_>, kind: &str) -> Result<Vec<String>> {
+    names(
         look.blue,
         &format!(
             "SELECT format('%I.%I.%I', n.nspname, c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
              JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND c.relkind = 'r' AND a.attnum > 0 \
-             AND a.atttypid IN ('money'::regtype, 'money[]'::regtype) ORDER BY 1"
+             AND a.atttypid IN ('{kind}'::regtype, '{kind}[]'::regtype) ORDER BY 1"
         ),
         &[],
     )
-    .await?;
+    .await
+}
+
+/// Money travels as text, in the notation of the place.
+async fn money(look: &mut Look<'_>) -> Result<()> {
+    let columns = columns_of(look, "money").await?;
     if columns.is_empty() {
         return Ok(());
     }
