@@ -66,7 +66,14 @@ pub(crate) struct Statements {
     pub(crate) move_marker: Statement,
     pub(crate) follower_check: Statement,
     pub(crate) proof: Proof,
+    /// None where we may not.
+    pub(crate) begin_after: Option<Statement>,
 }
+
+/// Lets subscription `$1` begin after the point `$2` of the other side's log, whatever its slot says: what the slot was advanced
+/// past is sent again after a crash of its server, and would be applied to where it came from.
+const BEGIN_AFTER: &str = "SELECT pg_replication_origin_advance('pg_' || oid, $2::text::pg_lsn) FROM pg_subscription \
+     WHERE subname = $1 AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// How it is proved that the follower has the marker durably.
 #[derive(Debug)]
@@ -117,7 +124,14 @@ impl Armed {
                 proof.prepare(marker::OWN_COMMIT).await.doing(doing)?,
             )
         };
+        let begin_after = if catalog::may_execute(&*from_reads, "pg_replication_origin_advance(text, pg_lsn)").await? {
+            let types = [Type::NAME, Type::TEXT];
+            Some(from_reads.prepare_typed(BEGIN_AFTER, &types).await.doing(doing)?)
+        } else {
+            None
+        };
         let statements = Statements {
+            begin_after,
             writer_check: from_reads.prepare(&catalog::writer_check()).await.doing(doing)?,
             other_writers: from_reads.prepare(OTHER_WRITERS).await.doing(doing)?,
             move_marker: writer.prepare(marker::MOVE).await.doing(doing)?,

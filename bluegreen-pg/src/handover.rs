@@ -38,7 +38,12 @@ impl PgReplicator {
                     quiet.quiet().await;
                 }
                 drop(keeper);
-                slot::advance(&armed.to_writes, &reverse).await
+                let at = slot::advance(&armed.to_writes, &reverse).await?;
+                if let Some(begin_after) = &armed.statements.begin_after {
+                    let begun = armed.from_reads.query(begin_after, &[&reverse, &at]).await;
+                    begun.doing("let the way back begin after the proof")?;
+                }
+                Ok(())
             },
             armed.sequences.read(&armed.from_reads),
             armed.can_be_guarded(&settings.name),

@@ -158,7 +158,7 @@ pub(crate) async fn look(session: &Session, slot: &str) -> Result<Option<SlotSta
 }
 
 /// Moves an idle slot to the end of the log, so that it holds no log and replays nothing that came from the other side.
-const ADVANCE: &str = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
+const ADVANCE: &str = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
 
 /// Writes a point into the log from which decoding can begin. A server does that only every 15 seconds by itself, and an
 /// advance reads the log from the last but one of them: with fresh ones it is short.
@@ -200,12 +200,13 @@ pub(crate) async fn mark_restart(session: &Session, slot: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs [`ADVANCE`]. Somebody else's advance of the same slot is waited for.
-pub(crate) async fn advance(session: &Session, slot: &str) -> Result<()> {
+/// Runs [`ADVANCE`]; to where. Somebody else's advance of the same slot is waited for. A crash of the server before its next
+/// checkpoint takes the slot back to an earlier point.
+pub(crate) async fn advance(session: &Session, slot: &str) -> Result<String> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         match session.query_typed(ADVANCE, &[(&slot, Type::NAME)]).await {
-            Ok(_) => return Ok(()),
+            Ok(rows) => return Ok(rows.first().map(|r| r.get(0)).unwrap_or_default()),
             Err(e) if e.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < until => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

@@ -20,7 +20,6 @@ impl PgReplicator {
             return Ok(());
         }
         self.work().remove(&direction);
-        self.watch.lock().await.remove(&direction);
         let settings = &self.context.settings;
         let (origin, follower) = tokio::try_join!(
             settings.connect(direction.origin()),
@@ -58,6 +57,7 @@ impl PgReplicator {
                     }
                     return Ok(());
                 }
+                self.watch.lock().await.remove(&direction);
                 self.keeper().take();
                 let context = self.context.clone();
                 let work = Work::spawn("the other direction stops", |report| turn(context, direction, report));
@@ -72,6 +72,7 @@ impl PgReplicator {
             )),
             _ => {
                 drop((origin, follower));
+                self.watch.lock().await.remove(&direction);
                 baseline::begin(&self.context, direction).await?;
                 let context = self.context.clone();
                 let work = Work::spawn("first copy", |report| baseline::run(context, direction, report));
