@@ -54,6 +54,8 @@ pub(crate) struct Armed {
     pub(crate) promoting: bool,
     /// Keeps the keeper off the slot during the pause.
     pub(crate) quiet: Option<Pause>,
+    /// What arming needed: to end a session costs its server milliseconds, and they would be the pause's.
+    pub(crate) spent: Vec<Session>,
     /// How often the proof was asked for, to look at the worker now and then.
     pub(crate) asked: u32,
 }
@@ -105,11 +107,16 @@ impl Armed {
         )?;
         let doing = "prepare the cut-over";
         // Whoever has synchronous_commit off waits 200 ms for the log writer; the marker must not.
-        writer.batch_execute("SET synchronous_commit = on").await.doing(doing)?;
-        to_writes
-            .batch_execute("SET synchronous_commit = on")
-            .await
-            .doing(doing)?;
+        let at_once = "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan";
+        // Planned when it is rehearsed, and not again.
+        let planned = "SET plan_cache_mode = force_generic_plan";
+        tokio::try_join!(
+            writer.batch_execute(at_once),
+            to_writes.batch_execute(at_once),
+            from_reads.batch_execute(planned),
+            proof.batch_execute(planned),
+        )
+        .doing(doing)?;
         let subscription = mirror::look(&proof, &mirror_name(&settings.name, direction))
             .await?
             .ok_or_else(|| fault(Kind::NotFound, doing, format!("there is no mirror {direction}")))?;
@@ -168,7 +175,7 @@ impl Armed {
                 .await
                 .doing(doing)?
                 .get::<_, bool>(0);
-        let mut sequences = Sequences::prepare(&from_reads, &to_writes).await?;
+        let sequences = Sequences::prepare(&from_reads, &to_writes).await?;
         let values = sequences.read(&from_reads).await?;
         sequences.set(&to_writes, values).await?;
         if !tables.is_empty() {
@@ -183,6 +190,7 @@ impl Armed {
         tokio::try_join!(
             writers::rehearse(&writer, &settings.name, settings.server(from).conninfo().dbname()),
             writers::rehearse(&to_writes, &settings.name, settings.server(to).conninfo().dbname()),
+            writers::rehearse_ending(&from_reads, &settings.name),
         )?;
         Ok(Self {
             to,
@@ -208,6 +216,7 @@ impl Armed {
             lock_pid,
             from_pid,
             quiet: None,
+            spent: Vec::new(),
             asked: 0,
         })
     }
@@ -221,6 +230,17 @@ impl Armed {
             self.lock_tables
         );
         self.lock.batch_execute(&sql).await
+    }
+
+    /// Moves the idle mirror `back` to the end of the log: its slot, and its subscription, since a slot that was moved goes back
+    /// with a crash of its server.
+    pub(crate) async fn begin_way_back(&self, back: &str) -> Result<()> {
+        let at = slot::advance(&self.to_writes, back).await?;
+        if let Some(begin_after) = &self.statements.begin_after {
+            let begun = self.from_reads.query(begin_after, &[&back, &at]).await;
+            begun.doing("let the way back begin after the proof")?;
+        }
+        Ok(())
     }
 
     /// Whether one of its sessions broke.
@@ -300,15 +320,15 @@ impl crate::replicator::PgReplicator {
             });
         }
         drift::check(&writer, &follower).await?;
-        drop((writer, follower));
-        let travel = self.round_trip(forth, Duration::from_secs(5)).await?;
+        let travel = self.round_trip(&writer, &follower, Duration::from_secs(5)).await?;
         // An advance of the old keeper's may still be under way at the server: the slot's own advance waits for it.
         self.keeper().take();
-        self.ensure_way_back(to).await?;
+        self.ensure_way_back(to, &follower, &writer).await?;
         *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(forth), ARMED));
         let started = Instant::now();
         let mut armed = Box::pin(Armed::open(&self.context, to)).await?;
         let rehearsed = self.rehearse(&mut armed).await?;
+        armed.spent = vec![writer, follower];
         tracing::debug!(migration = %settings.name, %from, %to, elapsed = ?started.elapsed(), "armed");
         *self.armed.lock().await = Some(armed);
         Ok(Forecast {
@@ -318,12 +338,11 @@ impl crate::replicator::PgReplicator {
     }
 
     /// Publication and slot at `to`, and a subscription at the other side that does not run.
-    async fn ensure_way_back(&self, to: Color) -> Result<()> {
+    async fn ensure_way_back(&self, to: Color, origin: &Session, follower: &Session) -> Result<()> {
         let settings = &self.context.settings;
         let back = Direction::from(to);
         let name = self.name_of(back);
-        let (origin, follower) = tokio::try_join!(settings.connect(to), settings.connect(to.other()))?;
-        if !writers::is_closed(&origin).await? {
+        if !writers::is_closed(origin).await? {
             // Advancing the slot of the way back would skip what clients write there.
             return Err(fault(
                 Kind::Diverged,
@@ -331,12 +350,12 @@ impl crate::replicator::PgReplicator {
                 format!("{to} takes writes: it is not a mirror now"),
             ));
         }
-        for session in [&origin, &follower] {
+        for session in [origin, follower] {
             writers::no_exceptions(session).await?;
         }
-        let tables = catalog::tables(&follower).await?;
-        let slot_state = slot::look(&origin, &name).await?;
-        let subscription = mirror::look(&follower, &name).await?;
+        let tables = catalog::tables(follower).await?;
+        let slot_state = slot::look(origin, &name).await?;
+        let subscription = mirror::look(follower, &name).await?;
         if let Some(s) = subscription.as_ref().filter(|s| s.enabled || s.worker.is_some()) {
             return Err(fault(
                 Kind::Diverged,
@@ -346,21 +365,21 @@ impl crate::replicator::PgReplicator {
         }
         let whole = slot_state.as_ref().is_some_and(|s| !s.lost)
             && subscription.is_some()
-            && mirror::published(&origin, &name).await?.as_ref() == Some(&tables);
+            && mirror::published(origin, &name).await?.as_ref() == Some(&tables);
         if !whole {
-            mirror::unsubscribe(&follower, &name).await?;
-            slot::drop(&origin, &name).await?;
-            mirror::publish(&origin, &name, &tables).await?;
-            slot::create(&origin, &name, self.context.options.slot_wait).await?;
-            let version = catalog::version(&follower).await?;
-            mirror::subscribe(&*follower, version, &name, settings.server(to)).await?;
+            mirror::unsubscribe(follower, &name).await?;
+            slot::drop(origin, &name).await?;
+            mirror::publish(origin, &name, &tables).await?;
+            slot::create(origin, &name, self.context.options.slot_wait).await?;
+            let version = catalog::version(follower).await?;
+            mirror::subscribe(&**follower, version, &name, settings.server(to)).await?;
         }
         // Twice: an advance begins at the last point but one.
         for _ in 0..2 {
-            if let Err(e) = slot::mark_restart(&origin, &name).await {
+            if let Err(e) = slot::mark_restart(origin, &name).await {
                 tracing::warn!(error = %e, "the pause may be longer: an advance of the reverse slot reads more of the log");
             }
-            slot::advance(&origin, &name).await?;
+            slot::advance(origin, &name).await?;
         }
         Ok(())
     }

@@ -5,10 +5,13 @@ use crate::error::{Doing, PROVIDER, PgError, describe, fault};
 use crate::ident::{application_name, copy_application_name, guard_application_name, side};
 use crate::tls::{SslMode, client_config};
 use bluegreen_core::{Color, Error, Kind, Result};
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;
-use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// When a connection that does not come up is given up, unless the string says `connect_timeout`.
@@ -144,6 +147,7 @@ pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, se
     let session = Session {
         client,
         task: task.abort_handle(),
+        prepared: Mutex::default(),
     };
     session.batch_execute(NO_OTHER_TIMEOUTS).await.doing(operation())?;
     Ok(session)
@@ -219,6 +223,33 @@ fn config(from: &Conninfo, whose: &str, application: &str, settings: &str) -> Re
 pub struct Session {
     client: Client,
     task: AbortHandle,
+    prepared: Mutex<HashMap<&'static str, Statement>>,
+}
+
+impl Session {
+    /// Runs a statement that is prepared when it first comes by: in a pause, to plan it would cost more than to run it.
+    pub(crate) async fn query_prepared(
+        &self,
+        sql: &'static str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let known = self.prepared().get(sql).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                let types: Vec<Type> = params.iter().map(|(_, t)| t.clone()).collect();
+                let statement = self.client.prepare_typed(sql, &types).await?;
+                self.prepared().insert(sql, statement.clone());
+                statement
+            }
+        };
+        let values: Vec<&(dyn ToSql + Sync)> = params.iter().map(|(value, _)| *value).collect();
+        self.client.query(&statement, &values).await
+    }
+
+    fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Statement>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl DerefMut for Session {

@@ -121,6 +121,7 @@ impl PgReplicator {
         armed.fenced_at = Some(moved.get(2));
         armed.can_be_guarded(&self.context.settings.name).await?;
         if armed.may_guard {
+            armed.guard_waits().await.doing("rehearse the guard")?;
             armed
                 .lock
                 .batch_execute("DO 'BEGIN PERFORM pg_stat_clear_snapshot(); END'")
@@ -129,6 +130,7 @@ impl PgReplicator {
         }
         let values = armed.sequences.read(&armed.from_reads).await?;
         armed.sequences.set(&armed.to_writes, values).await?;
+        armed.begin_way_back(&self.name_of(Direction::from(armed.to))).await?;
         Ok(locking + started.elapsed())
     }
 
@@ -285,19 +287,14 @@ impl PgReplicator {
     }
 
     /// Moves the marker at the writer and waits for it at the follower; how long it took. Outside any pause.
-    pub(crate) async fn round_trip(&self, direction: Direction, within: Duration) -> Result<Duration> {
-        let settings = &self.context.settings;
-        let (origin, follower) = tokio::try_join!(
-            settings.connect(direction.origin()),
-            settings.connect(direction.follower())
-        )?;
-        marker_round_trip(&origin, &follower, &settings.name, within)
+    pub(crate) async fn round_trip(&self, origin: &Session, follower: &Session, within: Duration) -> Result<Duration> {
+        marker_round_trip(origin, follower, &self.context.settings.name, within)
             .await?
             .ok_or_else(|| {
                 fault(
                     Kind::Timeout,
                     "send a marker through the mirror",
-                    format!("the mirror {direction} did not bring it within {within:?}"),
+                    format!("the mirror did not bring it within {within:?}"),
                 )
             })
     }

@@ -62,9 +62,9 @@ impl Armed {
         if !self.may_guard {
             return Ok(false);
         }
-        let row = self
+        let rows = self
             .from_reads
-            .query_typed_one(
+            .query_prepared(
                 NOT_SILENT,
                 &[
                     (&ours(migration).as_slice(), Type::TEXT_ARRAY),
@@ -73,28 +73,26 @@ impl Armed {
             )
             .await
             .doing("look whether clients are silent")?;
-        Ok(row.get::<_, i64>(0) > 0 && row.get::<_, i64>(1) == 0)
+        Ok(rows
+            .iter()
+            .any(|row| row.get::<_, i64>(0) > 0 && row.get::<_, i64>(1) == 0))
     }
 
-    /// Gives the block to the session that holds the table lock; returns when it runs.
-    pub(crate) async fn set_guard(&mut self, migration: &str) -> Result<()> {
-        let doing = "set the guard";
+    /// Gives the block to the session that holds the table lock. Running, it holds the lock, whatever happens to us.
+    pub(crate) fn set_guard(&mut self, migration: &str) {
         let sql = block(migration, self.from_pid);
         let lock = self.lock.clone();
         self.guard = Some(Guard {
             running: tokio::spawn(async move { lock.batch_execute(&sql).await }),
         });
+    }
+
+    /// Returns when the guard runs.
+    pub(crate) async fn guard_is_set(&self) -> Result<()> {
+        let doing = "set the guard";
         let until = Instant::now() + BEGINS_WITHIN;
         loop {
-            let row = self
-                .from_reads
-                .query_typed_one(
-                    "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'advisory' AND NOT granted)",
-                    &[(&self.lock_pid, Type::INT4)],
-                )
-                .await
-                .doing(doing)?;
-            if row.get(0) {
+            if self.guard_waits().await.doing(doing)? {
                 return Ok(());
             }
             let ended = self.guard.as_ref().is_some_and(|g| g.running.is_finished());
@@ -103,6 +101,16 @@ impl Armed {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Whether the guard is at work and waits for us.
+    pub(crate) async fn guard_waits(&self) -> Result<bool, tokio_postgres::Error> {
+        let waiting = "SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'advisory' AND NOT granted";
+        let rows = self
+            .from_reads
+            .query_prepared(waiting, &[(&self.lock_pid, Type::INT4)])
+            .await?;
+        Ok(!rows.is_empty())
     }
 
     /// Lets the guard do its work; it no longer needs us.

@@ -1,10 +1,11 @@
 //! After the proof: the old writer closed for good, the new one opened; or all of it given back.
 
+use crate::armed::Armed;
 use crate::error::{Doing, fault};
 use crate::fence::look_again;
 use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
-use crate::{guard, mirror, slot, writers};
+use crate::{guard, mirror, writers};
 use bluegreen_core::{Color, Direction, Kind, Result};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,34 @@ const GUARD_DONE: Duration = Duration::from_secs(10);
 
 /// How long the cut-over's sessions stay open after it.
 const LINGER: Duration = Duration::from_millis(300);
+
+/// The end of a cut-over's sessions: to end one costs its server milliseconds, and not now, while clients come back. All of them
+/// are held until then, which a block that names only some would not do.
+async fn linger(mut armed: Armed, migration: String) {
+    tokio::time::sleep(LINGER).await;
+    let Some(guard) = armed.guard.take() else { return };
+    if let Err(e) = guard.done().await {
+        tracing::warn!(error = %e, "the guard did not do its work; it is done for it");
+        if let Err(e) = writers::sweep(&armed.from, &migration, None).await {
+            tracing::error!(error = %e, "clients of the old writer may not know yet that it is read-only");
+        }
+    }
+}
+
+/// What is read when no client can do anything any more: the sequences, and that all is mirrored; and that the fence held.
+async fn last_look(armed: &Armed, publication: &str) -> Result<Vec<(i64, bool)>> {
+    let check = &armed.statements.writer_check;
+    let (values, (), ()) = futures::try_join!(
+        armed.sequences.read(&armed.from_reads),
+        look_again(&armed.from_reads, check, publication, armed.sequences.count()),
+        async {
+            // Without a break since the fence, or something may have been written after the marker.
+            let held = armed.lock.batch_execute("SELECT 1").await;
+            held.doing("see that the table lock is still held")
+        },
+    )?;
+    Ok(values)
+}
 
 impl PgReplicator {
     /// See `Replicator::hand_over`.
@@ -38,45 +67,38 @@ impl PgReplicator {
                     quiet.quiet().await;
                 }
                 drop(keeper);
-                let at = slot::advance(&armed.to_writes, &reverse).await?;
-                if let Some(begin_after) = &armed.statements.begin_after {
-                    let begun = armed.from_reads.query(begin_after, &[&reverse, &at]).await;
-                    begun.doing("let the way back begin after the proof")?;
-                }
-                Ok(())
+                armed.begin_way_back(&reverse).await
             },
             armed.sequences.read(&armed.from_reads),
             armed.can_be_guarded(&settings.name),
         )?;
         tracing::debug!(elapsed = ?started.elapsed(), "hand over: read-only, reverse slot advanced");
         if silent {
+            armed.set_guard(&settings.name);
             tokio::try_join!(
                 armed.sequences.set(&armed.to_writes, values),
                 look_again(&armed.from_reads, &armed.statements.writer_check, &forth, sequences),
+                armed.guard_is_set(),
             )?;
-            // Running, it holds the lock from here on, whatever happens to us.
-            armed.set_guard(&settings.name).await?;
             armed.handed_over = true;
             tracing::debug!(elapsed = ?started.elapsed(), "hand over: guarded");
             return Ok(());
         }
-        let (told, ()) = tokio::try_join!(
-            writers::signal(&armed.from, &settings.name, None),
+        // In this order on one session: where nobody was left to be told, what is read after it is the last word.
+        let (told, values, ()) = futures::try_join!(
+            writers::signal(&armed.from_reads, &settings.name, None),
+            last_look(armed, &forth),
             armed.sequences.set(&armed.to_writes, values),
         )?;
         tracing::debug!(elapsed = ?started.elapsed(), "hand over: sessions told to end");
         told.everybody()?;
-        writers::settle(&armed.from, &settings.name, told).await?;
-        // Again, now that nobody can take a number any more.
-        let looked = look_again(&armed.from_reads, &armed.statements.writer_check, &forth, sequences);
-        let (values, (), ()) = tokio::try_join!(armed.sequences.read(&armed.from_reads), looked, async {
-            // Held without a break since the fence, or something may have been written after the marker.
-            armed
-                .lock
-                .batch_execute("SELECT 1")
-                .await
-                .doing("see that the table lock is still held")
-        })?;
+        let values = if told.nobody() {
+            values
+        } else {
+            writers::settle(&armed.from_reads, &settings.name, told).await?;
+            // Again, now that nobody can take a number any more.
+            last_look(armed, &forth).await?
+        };
         armed.sequences.set(&armed.to_writes, values).await?;
         armed.handed_over = true;
         tracing::debug!(elapsed = ?started.elapsed(), "hand over: done");
@@ -135,19 +157,8 @@ impl PgReplicator {
             writers::end_fence(&old, &settings.name).await?;
             writers::open_again(&new, &settings.name, dbname(to)).await?;
         }
-        if let Some(mut armed) = slot.take() {
-            let name = settings.name.clone();
-            // Ending our own sessions costs the servers as much as anybody's: not now, while clients come back.
-            tokio::spawn(async move {
-                tokio::time::sleep(LINGER).await;
-                let Some(guard) = armed.guard.take() else { return };
-                if let Err(e) = guard.done().await {
-                    tracing::warn!(error = %e, "the guard did not do its work; it is done for it");
-                    if let Err(e) = writers::sweep(&armed.from, &name, None).await {
-                        tracing::error!(error = %e, "clients of the old writer may not know yet that it is read-only");
-                    }
-                }
-            });
+        if let Some(armed) = slot.take() {
+            tokio::spawn(linger(armed, settings.name.clone()));
         }
         tracing::debug!(elapsed = ?started.elapsed(), %to, "promoted");
         Ok(())

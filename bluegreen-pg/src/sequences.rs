@@ -5,6 +5,7 @@ use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::Relation;
 use bluegreen_core::{Kind, Result};
+use std::sync::{Mutex, PoisonError};
 use tokio_postgres::Statement;
 use tokio_postgres::types::Type;
 
@@ -19,7 +20,7 @@ pub(crate) struct Sequences {
     read: Vec<Statement>,
     set: Statement,
     /// What was carried last: only what differs is set in the pause.
-    carried: Vec<Option<(i64, bool)>>,
+    carried: Mutex<Vec<Option<(i64, bool)>>>,
 }
 
 impl Sequences {
@@ -57,7 +58,7 @@ impl Sequences {
             .await
             .doing(doing)?;
         Ok(Self {
-            carried: vec![None; targets.len()],
+            carried: Mutex::new(vec![None; targets.len()]),
             targets,
             read,
             set,
@@ -81,10 +82,11 @@ impl Sequences {
     }
 
     /// Sets those that changed since the last time, in one statement.
-    pub(crate) async fn set(&mut self, to: &Session, values: Vec<(i64, bool)>) -> Result<()> {
+    pub(crate) async fn set(&self, to: &Session, values: Vec<(i64, bool)>) -> Result<()> {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut oids, mut last, mut called) = (Vec::new(), Vec::new(), Vec::new());
         for (i, value) in values.iter().enumerate() {
-            if self.carried[i] != Some(*value) {
+            if carried[i] != Some(*value) {
                 oids.push(self.targets[i]);
                 last.push(value.0);
                 called.push(value.1);
@@ -95,7 +97,7 @@ impl Sequences {
                 .await
                 .doing("set the sequences")?;
         }
-        self.carried = values.into_iter().map(Some).collect();
+        *self.carried.lock().unwrap_or_else(PoisonError::into_inner) = values.into_iter().map(Some).collect();
         Ok(())
     }
 }

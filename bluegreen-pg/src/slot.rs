@@ -205,7 +205,7 @@ pub(crate) async fn mark_restart(session: &Session, slot: &str) -> Result<()> {
 pub(crate) async fn advance(session: &Session, slot: &str) -> Result<String> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
-        match session.query_typed(ADVANCE, &[(&slot, Type::NAME)]).await {
+        match session.query_prepared(ADVANCE, &[(&slot, Type::NAME)]).await {
             Ok(rows) => return Ok(rows.first().map(|r| r.get(0)).unwrap_or_default()),
             Err(e) if e.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < until => {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -217,6 +217,11 @@ pub(crate) async fn rehearse(session: &Session, migration: &str, dbname: &str) -
             .await
             .doing(doing)?;
     }
+    rehearse_ending(session, migration).await
+}
+
+/// The same for a session that only ends clients.
+pub(crate) async fn rehearse_ending(session: &Session, migration: &str) -> Result<()> {
     let seen = look(session, migration, &None, Some(&[])).await?;
     if is_closed(session).await? {
         // A mirror: it is opened, and who comes there is not ended.
@@ -254,7 +259,7 @@ struct Seen {
 
 async fn look(session: &Session, migration: &str, before: &Option<String>, only: Option<&[i32]>) -> Result<Seen> {
     let rows = session
-        .query_typed(
+        .query_prepared(
             PRESENT,
             &[
                 (&ours(migration).as_slice(), Type::TEXT_ARRAY),
@@ -299,6 +304,11 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether there was nobody, and nobody was about to come.
+    pub(crate) fn nobody(&self) -> bool {
+        self.ended.is_empty() && self.starting.is_empty() && self.beyond.is_empty()
+    }
+
     /// Refuses to go on where there is somebody who could not be told.
     pub(crate) fn everybody(&self) -> Result<()> {
         all_can_be_ended(&self.beyond)

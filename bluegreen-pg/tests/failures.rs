@@ -167,6 +167,27 @@ async fn a_mirror_that_cannot_go_on_is_failed_and_not_late() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_is_stuck_is_known_though_it_is_asked_for_before_every_look() {
+    let Some((pair, replicator)) = Pair::mirrored("CREATE TABLE t (id int PRIMARY KEY)").await else {
+        return;
+    };
+    let row = "BEGIN READ WRITE; INSERT INTO t VALUES (7); COMMIT";
+    pair.client(Color::Green).await.batch_execute(row).await.unwrap();
+    pair.client(Color::Blue).await.batch_execute(row).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let why = loop {
+        // As a step does that waits for it.
+        replicator.start(Direction::BlueToGreen).await.unwrap();
+        if let MirrorStatus::Failed { why, .. } = replicator.status(Direction::BlueToGreen).await.unwrap() {
+            break why;
+        }
+        assert!(Instant::now() < until, "nobody says that it is stuck");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(why.contains("id = 7"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_schema_stops_the_cut_over() {
     let Some((pair, replicator)) = Pair::mirrored("CREATE TABLE t (id int PRIMARY KEY)").await else {
         return;
