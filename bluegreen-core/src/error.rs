@@ -43,6 +43,18 @@ pub enum Kind {
     Unexpected,
 }
 
+impl Kind {
+    /// Which of several decides what is done: the lowest. What nobody should act upon before it was understood comes first.
+    pub(crate) fn gravity(self) -> u8 {
+        match (self, Error::new(self, "", "").remedy()) {
+            (Self::Diverged, _) => 0,
+            (_, Remedy::Ask(_)) => 1,
+            (_, Remedy::GiveUp) => 2,
+            (_, Remedy::Retry(_)) => 3,
+        }
+    }
+}
+
 /// What to do about an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
@@ -113,6 +125,29 @@ impl Error {
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
+    }
+
+    /// Says in which of several parts of a provider it was met.
+    pub(crate) fn of_part(mut self, part: &str) -> Self {
+        self.0.message = format!("{part}: {}", self.0.message);
+        self
+    }
+
+    /// Several that were met at the same time, as one. It is retried when that may mend them all, and undone only when none
+    /// of them asks for a human first.
+    pub(crate) fn several(operation: &str, first: Self, more: Vec<Self>) -> Self {
+        if more.is_empty() {
+            return first;
+        }
+        let mut all = vec![first];
+        all.extend(more);
+        let message = all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ");
+        let wait = all.iter().filter_map(Self::retry_after).max();
+        all.sort_by_key(|e| e.kind().gravity());
+        let worst = all.swap_remove(0);
+        let mut error = Self::new(worst.kind(), operation, message).because(worst);
+        error.0.retry_after = wait;
+        error
     }
 
     /// What sort of failure it is.

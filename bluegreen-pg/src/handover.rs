@@ -1,6 +1,7 @@
 //! After the proof: the old writer closed for good, the new one opened; or all of it given back.
 
 use crate::armed::Armed;
+use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::fence::look_again;
 use crate::keeper::{ARMED, Keeper};
@@ -105,6 +106,15 @@ impl PgReplicator {
         Ok(())
     }
 
+    /// See `Replicator::may_promote`.
+    pub(crate) async fn may_open_for(&self, to: Color) -> Result<()> {
+        let slot = self.armed.lock().await;
+        match slot.as_ref().filter(|a| a.to == to && a.handed_over && !a.is_closed()) {
+            Some(armed) => still_closed(&armed.from, to.other()).await,
+            None => still_closed(&self.context.settings.connect(to.other()).await?, to.other()).await,
+        }
+    }
+
     /// See `Replicator::promote`.
     pub(crate) async fn open_for(&self, to: Color) -> Result<()> {
         let settings = &self.context.settings;
@@ -146,13 +156,7 @@ impl PgReplicator {
             }
         } else {
             let (old, new) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
-            if !writers::is_closed(&old).await? {
-                return Err(fault(
-                    Kind::Diverged,
-                    "open the new writer",
-                    format!("{from} accepts writes again since the hand-over: it may have what {to} has not"),
-                ));
-            }
+            still_closed(&old, from).await?;
             writers::sweep(&old, &settings.name, None).await?;
             writers::end_fence(&old, &settings.name).await?;
             writers::open_again(&new, &settings.name, dbname(to)).await?;
@@ -205,4 +209,14 @@ impl PgReplicator {
         tracing::debug!(elapsed = ?started.elapsed(), %color, "given back");
         Ok(())
     }
+}
+
+/// Refuses where the old writer was opened again.
+async fn still_closed(old: &Session, from: Color) -> Result<()> {
+    if writers::is_closed(old).await? {
+        return Ok(());
+    }
+    let (doing, to) = ("open the new writer", from.other());
+    let why = format!("{from} accepts writes again since the hand-over: it may have what {to} has not");
+    Err(fault(Kind::Diverged, doing, why))
 }

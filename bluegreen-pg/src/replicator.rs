@@ -303,6 +303,10 @@ impl Replicator for PgReplicator {
         self.hand_to(to).await
     }
 
+    async fn may_promote(&self, to: Color) -> Result<()> {
+        self.may_open_for(to).await
+    }
+
     async fn promote(&self, to: Color) -> Result<()> {
         self.open_for(to).await
     }

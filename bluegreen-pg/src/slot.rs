@@ -26,6 +26,7 @@ pub(crate) async fn create_with_snapshot(
     within: Duration,
 ) -> Result<Snapshot> {
     let doing = || format!("create the replication slot {slot}");
+    is_nobodys(observer, slot).await?;
     let mut session = ReplicationClient::connect_gated(config(server, application)?)
         .await
         .doing(doing())?;
@@ -107,9 +108,31 @@ async fn oldest_writers(observer: &Session) -> Result<String> {
     })
 }
 
+/// Refuses a name that is taken: a server knows a slot by its name alone, whatever database it is of.
+async fn is_nobodys(session: &Session, slot: &str) -> Result<()> {
+    let doing = || format!("create the replication slot {slot}");
+    let other = session
+        .query_opt(
+            "SELECT database::text FROM pg_replication_slots WHERE slot_name = $1 AND database <> current_database()",
+            &[&slot],
+        )
+        .await
+        .doing(doing())?;
+    other.map_or(Ok(()), |row| {
+        let other: &str = row.get(0);
+        let mend = "give the migration of each database of a server a name of its own";
+        Err(fault(
+            Kind::Conflict,
+            doing(),
+            format!("the database {other} has one of this name: {mend}"),
+        ))
+    })
+}
+
 /// Makes an idle slot, for the way back.
 pub(crate) async fn create(session: &Session, slot: &str, within: Duration) -> Result<()> {
     let doing = || format!("create the replication slot {slot}");
+    is_nobodys(session, slot).await?;
     session
         .batch_execute(&format!("SET statement_timeout = {}", within.as_millis()))
         .await
@@ -147,7 +170,7 @@ pub(crate) struct SlotState {
 pub(crate) async fn look(session: &Session, slot: &str) -> Result<Option<SlotState>> {
     let row = session
         .query_opt(
-            "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1",
+            "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()",
             &[&slot],
         )
         .await
@@ -215,14 +238,14 @@ pub(crate) async fn advance(session: &Session, slot: &str) -> Result<String> {
     }
 }
 
-/// Drops the slot if it is there, ending whoever uses it.
+/// Drops the slot if it is there, ending whoever uses it. One of another database is not ours.
 pub(crate) async fn drop(session: &Session, slot: &str) -> Result<()> {
     let doing = || format!("drop the replication slot {slot}");
     let until = Instant::now() + Duration::from_secs(15);
     loop {
         let found = session
             .query_opt(
-                "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1",
+                "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()",
                 &[&slot],
             )
             .await

@@ -7,3 +7,8 @@ pub mod tool;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// So are those of several databases.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/several-databases.md")]
+struct SeveralDatabases;

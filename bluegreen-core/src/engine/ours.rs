@@ -140,6 +140,9 @@ impl Replicator for Ours<dyn Replicator> {
         self.confirm("hand over").await?;
         self.inner.hand_over(to).await
     }
+    async fn may_promote(&self, to: Color) -> Result<()> {
+        self.inner.may_promote(to).await
+    }
     async fn promote(&self, to: Color) -> Result<()> {
         self.confirm("open the new writer").await?;
         self.inner.promote(to).await

@@ -204,7 +204,8 @@ async fn pause(cx: &Context<'_>, to: Color) -> Result<Progress> {
 async fn stop_and_prove(cx: &Context<'_>, to: Color, watch: &mut Stopwatch<'_, '_>) -> Result<Position> {
     let (replicator, from) = (&cx.with.replicator, to.other());
     let deadline = watch.started + cx.spec.pause_budget;
-    let left = || deadline.since(cx.now());
+    // Less than is left: who says in time what was in the way is heard, and not cut off by the budget.
+    let left = || deadline.since(cx.now()) * 9 / 10;
     within(cx, deadline, "hold the gate", cx.with.gate.hold(left())).await?;
     watch.lap("gate held");
     let position = within(cx, deadline, "fence", replicator.fence(from, left())).await?;

@@ -13,6 +13,7 @@
 //! Each trait is object safe, and an `Arc` of a provider is a provider, so one chosen at run time from a configuration
 //! file (`Arc<dyn DnsProvider>`) is handed over by the same call as any other.
 
+mod all;
 mod comparison;
 mod dns;
 mod gate;
@@ -22,6 +23,7 @@ mod replicator;
 
 pub(crate) use dns::{is_name, ttl_seconds, weighted_sets};
 
+pub use all::{AllDatabases, AllGates};
 pub use comparison::{ColumnDifference, Compared, Comparison, Difference, Differs};
 pub use dns::{
     Answer, Applied, AuthorityAnswer, ChangePlan, ChangeStatus, DnsCapabilities, DnsProvider, Intent, Receipt, Record,

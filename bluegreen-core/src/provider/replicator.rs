@@ -256,6 +256,16 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
     /// Then [`unfence`](Self::unfence) follows.
     async fn hand_over(&self, to: Color) -> Result<()>;
 
+    /// Whether [`promote`](Self::promote) may open `to`: looks, and changes nothing. Where several databases move together, all
+    /// are asked before the first is opened, and at the price of a round trip none is where one must not be.
+    ///
+    /// # Errors
+    /// `Diverged` when the old writer accepts writes again; else when it could not look. Who cannot look says yes: `promote`
+    /// refuses all the same.
+    async fn may_promote(&self, _: Color) -> Result<()> {
+        Ok(())
+    }
+
     /// Opens `to` for writes and lets go of what [`fence`](Self::fence) held. Called after the commit record is durable,
     /// again after a crash, and then in a process that never fenced anything: what [`hand_over`](Self::hand_over) made
     /// read-only must still be so, and clients who do not know it are ended.
@@ -323,6 +333,9 @@ impl<T: Replicator + ?Sized> Replicator for Arc<T> {
     }
     async fn hand_over(&self, to: Color) -> Result<()> {
         (**self).hand_over(to).await
+    }
+    async fn may_promote(&self, to: Color) -> Result<()> {
+        (**self).may_promote(to).await
     }
     async fn promote(&self, to: Color) -> Result<()> {
         (**self).promote(to).await

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Held from the reading of a file to its swap: gates of several databases may share one, and none may undo what another did.
+static REWRITING: Mutex<()> = Mutex::new(());
+
 /// What was prepared and what is not durable yet.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Files {
@@ -63,6 +66,7 @@ impl Shared {
     /// Points each file at `upstream`. A crash of the machine before [`sync`](Self::sync) may bring the old text back.
     pub(super) fn rewrite(&self, upstream: &Upstream) -> Result<(), GateError> {
         let mut staged = lock(&self.files.staged);
+        let _alone = REWRITING.lock().unwrap_or_else(PoisonError::into_inner);
         for path in self.inis() {
             let ini = Ini::read(path, &self.database)?;
             let Some(text) = ini.pointed_at(upstream) else { continue };

@@ -118,10 +118,19 @@ impl Ini {
         self.unstage()
     }
 
-    /// Always the same name: what a killed process left is overwritten by the next.
+    /// Always the same name: what a killed process left is overwritten by the next. Each database has its own, for the gates
+    /// of several may share the file.
     fn temporary(&self) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        self.path.with_file_name(format!(".{name}.bluegreen"))
+        let plain = |c: char| {
+            if c.is_alphanumeric() || c == '-' || c == '_' {
+                c
+            } else {
+                '_'
+            }
+        };
+        let database: String = self.database.chars().take(64).map(plain).collect();
+        self.path.with_file_name(format!(".{name}.{database}.bluegreen"))
     }
 
     fn prepare(&self) -> io::Result<File> {

@@ -65,6 +65,7 @@ macro_rules! replicator_conformance {
                 and_back_again,
                 what_was_handed_over_stays_read_only_after_a_death,
                 a_fresh_process_can_promote,
+                no_promotion_beside_an_old_writer_that_was_opened_again,
                 a_cut_over_given_up_can_be_tried_again,
                 promoting_twice_is_promoting_once,
                 stopping_for_blue_leaves_nothing,
@@ -379,6 +380,30 @@ pub async fn a_fresh_process_can_promote(h: &dyn ReplicatorHarness) {
         .expect("blue follows");
     streams(h, Direction::GreenToBlue).await;
     has(h, Color::Blue, 1..=6).await;
+}
+
+/// A commit record that turns up late opens no second writer.
+pub async fn no_promotion_beside_an_old_writer_that_was_opened_again(h: &dyn ReplicatorHarness) {
+    mirror(h).await;
+    write_all(h, Color::Blue, 1..=2).await;
+    hand_over(h, Color::Green).await;
+    h.replicator().may_promote(Color::Green).await.expect("it may");
+    refuses(h, Color::Green, 99).await;
+    h.crash().await;
+    h.replicator().may_promote(Color::Green).await.expect("it still may");
+    h.replicator().unfence(Color::Blue).await.expect("blue writes again");
+    if let Err(e) = h.replicator().may_promote(Color::Green).await {
+        assert_eq!(e.kind(), Kind::Diverged, "{e:?}");
+    }
+    let refused = h
+        .replicator()
+        .promote(Color::Green)
+        .await
+        .expect_err("blue writes again");
+    assert_eq!(refused.kind(), Kind::Diverged, "{refused:?}");
+    refuses(h, Color::Green, 99).await;
+    write_all(h, Color::Blue, [3]).await;
+    has(h, Color::Green, 1..=3).await;
 }
 
 /// At whatever point it was given up.

@@ -83,6 +83,15 @@ fn parse(position: &Position) -> Result<(Color, usize)> {
     })
 }
 
+/// An old writer that was opened again may have what the new one has not.
+fn is_shut(both: &mut Both, old: Color) -> Result<()> {
+    if both.side(old).read_only {
+        return Ok(());
+    }
+    let message = format!("{old} accepts writes again: it may have what {} has not", old.other());
+    Err(refuse(Kind::Diverged, "promote", message))
+}
+
 /// Lets go of a fence that was not reached, also when the call is dropped.
 struct Reaching<'a> {
     replicator: &'a FakeReplicator,
@@ -337,16 +346,17 @@ impl Replicator for FakeReplicator {
         })
     }
 
+    async fn may_promote(&self, to: Color) -> Result<()> {
+        self.change("look whether it may be promoted", |both| is_shut(both, to.other()))
+    }
+
     async fn promote(&self, to: Color) -> Result<()> {
         self.change("promote", |both| {
             if !both.is_decided(to) {
                 both.violated(format!("{to} promoted without a commit record"));
             }
+            is_shut(both, to.other())?;
             let old = both.side(to.other());
-            if !old.read_only {
-                let message = format!("{} accepts writes again: it may have what {to} has not", to.other());
-                return Err(refuse(Kind::Diverged, "promote", message));
-            }
             old.terminate_all();
             old.lock = None;
             let new = both.side(to);

@@ -130,6 +130,11 @@ impl<T: Replicator> Replicator for Faulty<T> {
             .around("replicator.hand_over", self.inner.hand_over(to))
             .await
     }
+    async fn may_promote(&self, to: Color) -> Result<()> {
+        self.faults
+            .around("replicator.may_promote", self.inner.may_promote(to))
+            .await
+    }
     async fn promote(&self, to: Color) -> Result<()> {
         self.faults.around("replicator.promote", self.inner.promote(to)).await
     }

@@ -1,11 +1,11 @@
 //! From a [`Config`] to a [`Migration`]: providers chosen at run time are handed over by the same calls as any others.
 
 use super::command::Shell;
-use super::config::{Config, Dns, Gate, JournalPlace, Probe, Secret};
+use super::config::{Config, Databases, Dns, Gate, JournalPlace, Probe, Secret};
 use async_trait::async_trait;
 use bluegreen_core::{
-    Color, DnsProvider, Entry, Error, FileJournal, HealthProbe, Journal, Kind, Migration, NoDatabase, NoDns, NoGate,
-    NoProbe, Replicator, Result, Signal, WriteGate,
+    AllDatabases, AllGates, Color, DnsProvider, Entry, Error, FileJournal, HealthProbe, Journal, Kind, Migration,
+    NoDatabase, NoDns, NoGate, NoProbe, Replicator, Result, Signal, WriteGate,
 };
 use bluegreen_dns::PowerDns;
 use bluegreen_http::HttpProbe;
@@ -92,11 +92,24 @@ fn probe(table: &Probe) -> Result<Arc<dyn HealthProbe>> {
 /// # Errors
 /// When a connection string cannot be read.
 pub fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
-    let Some(databases) = &config.databases else {
+    if let Some(databases) = &config.databases {
+        return Ok(Arc::new(postgres(config, &config.spec.name, databases)?));
+    }
+    if config.several.is_empty() {
         return Ok(Arc::new(NoDatabase));
-    };
+    }
+    let mut all = AllDatabases::new();
+    for named in &config.several {
+        // On one server, what is made for one must not meet what is made for another.
+        let migration = format!("{}-{}", config.spec.name, named.name);
+        all = all.with(&named.name, postgres(config, &migration, &named.databases)?)?;
+    }
+    Ok(Arc::new(all))
+}
+
+fn postgres(config: &Config, migration: &str, databases: &Databases) -> Result<PgReplicator> {
     let (blue, green) = (&databases.blue, &databases.green);
-    let mut builder = PgReplicator::builder(&config.spec.name, blue.url.reveal(), green.url.reveal());
+    let mut builder = PgReplicator::builder(migration, blue.url.reveal(), green.url.reveal());
     for (color, side) in [(Color::Blue, blue), (Color::Green, green)] {
         if let Some(from_peer) = &side.from_peer {
             builder = builder.database_from_peer(color, from_peer.reveal());
@@ -117,25 +130,42 @@ pub fn replicator(config: &Config) -> Result<Arc<dyn Replicator>> {
     if let Some(folder) = &config.pg_tools {
         builder = builder.tools(folder);
     }
-    Ok(Arc::new(builder.build()?))
+    builder.build()
 }
 
 fn gate(config: &Config) -> Result<Arc<dyn WriteGate>> {
+    let mut all = AllGates::new();
+    for named in &config.several {
+        if let Some(gate) = pgbouncer(&named.gate)? {
+            all = all.with(&named.name, gate)?;
+        }
+    }
+    if all.is_present() {
+        return Ok(Arc::new(all));
+    }
+    Ok(match pgbouncer(&config.gate)? {
+        Some(gate) => Arc::new(gate),
+        None => Arc::new(NoGate),
+    })
+}
+
+/// The gate of a table; none where none is asked for.
+fn pgbouncer(gate: &Gate) -> Result<Option<PgBouncer>> {
     let Gate::PgBouncer {
         instances,
         database,
         blue,
         green,
-    } = &config.gate
+    } = gate
     else {
-        return Ok(Arc::new(NoGate));
+        return Ok(None);
     };
     let upstream = |(host, port, name): &(String, u16, String)| Upstream::new(host, *port, name);
     let mut gate = PgBouncer::new(database, upstream(blue), upstream(green));
     for (admin, ini) in instances {
         gate = gate.instance(admin.reveal(), ini)?;
     }
-    Ok(Arc::new(gate))
+    Ok(Some(gate))
 }
 
 /// A journal as it stands, for looking on: it holds nothing, makes nothing and takes nothing.

@@ -3,12 +3,11 @@
 use super::gate::gate;
 use super::journal;
 use super::raw;
-use super::secret::Sources;
+use super::several;
 use super::traffic::{dns, policy, target};
 use super::{Config, Database, Databases, Environment, Probe};
 use bluegreen_core::spec::Environment as Place;
 use bluegreen_core::{Spec, WritePath};
-use bluegreen_pg::conninfo::Conninfo;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,22 +55,25 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
         Some(table) => dns(table, &reader, &mut spec)?,
         None => None,
     };
+    let several = several::all(file.database, &reader)?;
     let databases = match (blue_database, green_database) {
         (Some(blue), Some(green)) => Some(Databases { blue, green }),
         (None, None) => None,
         (Some(_), None) => return Err(one_sided(green.at.unwrap_or(whole), "green", "blue")),
         (None, Some(_)) => return Err(one_sided(blue.at.unwrap_or(whole), "blue", "green")),
     };
-    if dns.is_none() && databases.is_none() {
-        let what = "nothing would move: expected a `database` in [blue] and [green], a [dns], or both";
+    let moves = databases.is_some() || !several.is_empty();
+    if dns.is_none() && !moves {
+        let what = "nothing would move: expected a `database` in [blue] and [green] (or several in [[database]] tables), a [dns], or both";
         return Err(Fault::at(whole, what));
     }
+    several::are_alone(&several, databases.is_some(), file.gate.as_ref(), &whole)?;
     let gate = gate(file.gate, &reader, databases.as_ref(), &whole)?;
     if let Some(url) = &migration.production_url {
         check_url("production_url", url)?;
     }
     settings(&migration, &mut spec);
-    if dns.is_some() && databases.is_some() && spec.write_path.is_none() {
+    if dns.is_some() && moves && spec.write_path.is_none() {
         let what = "write_path is missing: users reach green before its database is the writer; expected \
                     \"blue-database\" (green's application writes to blue's database until the cut-over), \
                     \"read-only-green\" or \"no-live-traffic\"";
@@ -87,7 +89,10 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
     let hooks = file.hooks.map(Spanned::into_inner);
     let (deploy, decommission) = hooks.map(|h| (h.deploy, h.decommission)).unwrap_or_default();
     let asked = spec.blue.url.is_some() || spec.green.url.is_some();
-    journal::is_apart(&journal, databases.as_ref(), whole.clone())?;
+    let every = databases.iter().chain(several.iter().map(|named| &named.databases));
+    every
+        .into_iter()
+        .try_for_each(|both| journal::is_apart(&journal, both, whole.clone()))?;
     let pg_tools = value(migration.pg_tools).map(|path| folder.join(path));
     let copy_jobs = value(migration.copy_jobs);
     let compare_jobs = value(migration.compare_jobs);
@@ -107,6 +112,7 @@ pub(super) fn check(file: raw::File, folder: PathBuf, environment: Environment<'
         journal,
         dns,
         databases,
+        several,
         copy_jobs,
         compare_jobs,
         compare_share,
@@ -163,42 +169,16 @@ fn side(name: &str, table: Key<raw::Side>, reader: &Reader<'_>) -> Result<(Side,
         place.health.push(path.into_inner());
     }
     place.target = side.target.map(target).transpose()?;
-    let url = Sources {
-        name: "database",
-        plain: side.database,
-        env: side.database_env,
-        file: side.database_file,
+    let database = raw::Database {
+        database: side.database,
+        database_env: side.database_env,
+        database_file: side.database_file,
+        database_from_peer: side.database_from_peer,
+        database_from_peer_env: side.database_from_peer_env,
+        database_from_peer_file: side.database_from_peer_file,
+        free_disk_bytes: side.free_disk_bytes,
     };
-    let from_peer = Sources {
-        name: "database_from_peer",
-        plain: side.database_from_peer,
-        env: side.database_from_peer_env,
-        file: side.database_from_peer_file,
-    };
-    let url = url.find(reader.folder, reader.environment)?;
-    let from_peer = from_peer.find(reader.folder, reader.environment)?;
-    for (key, secret) in [("database", &url), ("database_from_peer", &from_peer)] {
-        if let Some(secret) = secret {
-            Conninfo::parse(secret.get_ref().reveal()).map_err(|e| {
-                let expected = "expected postgres://user@host:port/database or \"host=.. user=.. dbname=..\"";
-                Fault::at(secret.span(), format!("{key}: {}; {expected}", e.message()))
-            })?;
-        }
-    }
-    let database = match (url, from_peer) {
-        (Some(url), from_peer) => Some(Database {
-            url: url.into_inner(),
-            from_peer: from_peer.map(Spanned::into_inner),
-            free_disk: value(side.free_disk_bytes),
-        }),
-        (None, Some(stray)) => {
-            return Err(Fault::at(
-                stray.span(),
-                format!("database_from_peer has no meaning without `database` in [{name}]"),
-            ));
-        }
-        (None, None) => None,
-    };
+    let database = several::database(name, database, reader)?;
     Ok((Side { place, at: Some(at) }, database))
 }
 

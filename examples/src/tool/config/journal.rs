@@ -58,8 +58,8 @@ pub(super) fn place(migration: &mut Spanned<raw::Migration>, reader: &Reader<'_>
 }
 
 /// A journal in a database that is fenced, mirrored and given up with the migration would be no journal.
-pub(super) fn is_apart(place: &JournalPlace, databases: Option<&Databases>, at: Range<usize>) -> Result<(), Fault> {
-    let (JournalPlace::Postgres { url, .. }, Some(databases)) = (place, databases) else {
+pub(super) fn is_apart(place: &JournalPlace, databases: &Databases, at: Range<usize>) -> Result<(), Fault> {
+    let JournalPlace::Postgres { url, .. } = place else {
         return Ok(());
     };
     let whereabouts = |url: &Secret| {

@@ -6,6 +6,7 @@ mod gate;
 mod journal;
 mod raw;
 mod secret;
+mod several;
 mod traffic;
 
 use bluegreen_core::{Spec, TrafficPolicy};
@@ -31,8 +32,10 @@ pub struct Config {
     pub journal: JournalPlace,
     /// The provider of the name; none when no name moves.
     pub dns: Option<Dns>,
-    /// Both databases; none when no database moves.
+    /// Both databases; none when no database moves, or several.
     pub databases: Option<Databases>,
+    /// Several databases that move together.
+    pub several: Vec<Named>,
     /// How many streams the first copy has.
     pub copy_jobs: Option<usize>,
     /// How many pieces a comparison digests at a time.
@@ -83,6 +86,17 @@ pub struct Databases {
     pub blue: Database,
     /// Green's.
     pub green: Database,
+}
+
+/// `[[database]]`: one of several.
+#[derive(Debug)]
+pub struct Named {
+    /// What it is called.
+    pub name: String,
+    /// Blue's and green's.
+    pub databases: Databases,
+    /// What makes its writes wait.
+    pub gate: Gate,
 }
 
 /// One database.

@@ -19,6 +19,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) green: Option<Spanned<Side>>,
     #[serde(default)]
+    pub(super) database: Vec<Spanned<Named>>,
+    #[serde(default)]
     pub(super) dns: Option<Spanned<Dns>>,
     #[serde(default)]
     pub(super) gate: Option<Spanned<Gate>>,
@@ -66,6 +68,31 @@ pub(super) struct Side {
     #[serde(default)]
     pub(super) health: Vec<Spanned<String>>,
     pub(super) target: Key<Targets>,
+    #[serde(default, deserialize_with = "secret")]
+    pub(super) database: Key<String>,
+    pub(super) database_env: Key<String>,
+    pub(super) database_file: Key<String>,
+    #[serde(default, deserialize_with = "secret")]
+    pub(super) database_from_peer: Key<String>,
+    pub(super) database_from_peer_env: Key<String>,
+    pub(super) database_from_peer_file: Key<String>,
+    pub(super) free_disk_bytes: Key<u64>,
+}
+
+/// One of several databases.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Named {
+    pub(super) name: Spanned<String>,
+    pub(super) blue: Key<Database>,
+    pub(super) green: Key<Database>,
+    pub(super) gate: Key<Gate>,
+}
+
+/// The keys of a database, in a side's table or in one of its own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Database {
     #[serde(default, deserialize_with = "secret")]
     pub(super) database: Key<String>,
     pub(super) database_env: Key<String>,
