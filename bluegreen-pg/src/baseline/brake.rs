@@ -6,8 +6,9 @@ use crate::error::Doing;
 use crate::progress::Report;
 use crate::replicator::Context;
 use bluegreen_core::{Direction, Result};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often it is asked.
@@ -30,6 +31,8 @@ const LONGEST_REST: Duration = Duration::from_millis(80);
 pub(super) struct Brake {
     streams: AtomicUsize,
     rest_ms: AtomicU32,
+    /// The streams that have not ended.
+    at_work: Mutex<BTreeSet<usize>>,
 }
 
 impl Brake {
@@ -37,14 +40,28 @@ impl Brake {
         Self {
             streams: AtomicUsize::new(streams),
             rest_ms: AtomicU32::new(0),
+            at_work: Mutex::new((0..streams).collect()),
         }
     }
 
     /// Returns when stream `number` (from 0) may take its next piece, or there is none.
     pub(super) async fn turn(&self, number: usize, none: impl Fn() -> bool) {
-        while number >= self.streams.load(Ordering::Relaxed) && !none() {
+        while self.is_held(number) && !none() {
             tokio::time::sleep(EVERY / 4).await;
         }
+    }
+
+    /// The stream has nothing more to do: who was held for its sake may go on.
+    pub(super) fn ended(&self, number: usize) {
+        self.at_work().remove(&number);
+    }
+
+    fn is_held(&self, number: usize) -> bool {
+        self.at_work().range(..number).count() >= self.streams.load(Ordering::Relaxed)
+    }
+
+    fn at_work(&self) -> std::sync::MutexGuard<'_, BTreeSet<usize>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, pace: Pace) {
@@ -59,16 +76,19 @@ impl Brake {
 pub(super) struct Gauge {
     report: Arc<Report>,
     brake: Arc<Brake>,
+    /// Which stream it is.
+    number: usize,
     /// What the piece counts for.
     limit: u64,
     counted: u64,
 }
 
 impl Gauge {
-    pub(super) fn new(report: &Arc<Report>, brake: &Arc<Brake>, limit: u64) -> Self {
+    pub(super) fn new(report: &Arc<Report>, brake: &Arc<Brake>, number: usize, limit: u64) -> Self {
         Self {
             report: report.clone(),
             brake: brake.clone(),
+            number,
             limit,
             counted: 0,
         }
@@ -79,6 +99,10 @@ impl Gauge {
         let more = u64::try_from(bytes).unwrap_or(u64::MAX).min(self.limit - self.counted);
         self.counted += more;
         self.report.bytes_done.fetch_add(more, Ordering::Relaxed);
+        // In the midst of a piece too: one may be a whole table.
+        while self.brake.is_held(self.number) {
+            tokio::time::sleep(EVERY / 4).await;
+        }
         let rest = self.brake.rest_ms.load(Ordering::Relaxed);
         if rest > 0 {
             tokio::time::sleep(Duration::from_millis(rest.into())).await;
@@ -216,26 +240,20 @@ pub(super) async fn watch(context: Arc<Context>, direction: Direction, brake: Ar
 
 async fn watch_session(context: &Context, direction: Direction, brake: &Brake, report: &Report) -> Result<()> {
     let session = context.settings.connect_copy(direction.origin()).await?;
-    let mut usual = look(&session).await?;
+    let limit = context.options.blue_latency;
+    let mut usual = look_within(&session, limit).await?;
     for _ in 0..3 {
-        let again = look(&session).await?;
+        let again = look_within(&session, limit).await?;
         usual.answered_in = usual.answered_in.min(again.answered_in);
     }
     let most = context.options.copy_jobs;
-    let mut judge = Judge::new(most, context.options.blue_latency, usual);
+    let mut judge = Judge::new(most, limit, usual);
     loop {
         tokio::time::sleep(EVERY).await;
         let was = judge.is_held_back();
         // What has not come by then is late, whenever it comes.
         let late = judge.limit.max(judge.usual.answered_in * TIMES_USUAL) + Duration::from_millis(1);
-        let seen = match tokio::time::timeout(late, look(&session)).await {
-            Ok(seen) => seen?,
-            Err(_) => Look {
-                answered_in: late,
-                behind: 0,
-            },
-        };
-        let why = judge.judge(seen);
+        let why = judge.judge(look_within(&session, late).await?);
         brake.set(judge.pace);
         match why {
             Some(why) if judge.is_held_back() => {
@@ -247,6 +265,17 @@ async fn watch_session(context: &Context, direction: Direction, brake: &Brake, r
             _ if was && !judge.is_held_back() => report.stage("copy"),
             _ => {}
         }
+    }
+}
+
+/// One look, and no longer than that.
+async fn look_within(session: &Session, within: Duration) -> Result<Look> {
+    match tokio::time::timeout(within, look(session)).await {
+        Ok(seen) => seen,
+        Err(_) => Ok(Look {
+            answered_in: within,
+            behind: 0,
+        }),
     }
 }
 
@@ -278,6 +307,20 @@ mod tests {
             answered_in: Duration::from_millis(ms),
             behind,
         }
+    }
+
+    #[test]
+    fn a_stream_that_is_held_goes_on_when_those_before_it_have_ended() {
+        let brake = Brake::new(3);
+        brake.set(Pace {
+            streams: 1,
+            rest: Duration::ZERO,
+        });
+        assert_eq!([0, 1, 2].map(|n| brake.is_held(n)), [false, true, true]);
+        brake.ended(0);
+        assert_eq!([1, 2].map(|n| brake.is_held(n)), [false, true]);
+        brake.ended(1);
+        assert!(!brake.is_held(2));
     }
 
     #[test]

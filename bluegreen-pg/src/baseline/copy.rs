@@ -80,9 +80,12 @@ async fn stream(
     loop {
         copy.brake.turn(number, || queue().is_empty()).await;
         let next = queue().next(at);
-        let Some((load, piece)) = next else { return Ok(()) };
+        let Some((load, piece)) = next else {
+            copy.brake.ended(number);
+            return Ok(());
+        };
         at = Some(load);
-        copy.piece(&mut pair, &piece).await?;
+        copy.piece(&mut pair, number, &piece).await?;
         if queue().is_in(load) && done.send(load).is_err() {
             return Ok(());
         }
@@ -97,11 +100,11 @@ struct Pair {
 
 impl Copy {
     /// Copies a piece, again and again while connections are lost.
-    async fn piece(&self, pair: &mut Option<Pair>, piece: &Piece) -> Result<(), Stop> {
+    async fn piece(&self, pair: &mut Option<Pair>, number: usize, piece: &Piece) -> Result<(), Stop> {
         let mut trial = Trial::default();
         let mut was = None;
         loop {
-            let error = match self.once(pair, piece, was).await {
+            let error = match self.once(pair, number, piece, was).await {
                 Ok(()) => return Ok(()),
                 Err(Failed { target, error }) => {
                     was = target.or(was);
@@ -115,8 +118,14 @@ impl Copy {
         }
     }
 
-    async fn once(&self, pair: &mut Option<Pair>, piece: &Piece, was: Option<i32>) -> Result<(), Failed> {
-        let mut gauge = Gauge::new(&self.report, &self.brake, piece.bytes);
+    async fn once(
+        &self,
+        pair: &mut Option<Pair>,
+        number: usize,
+        piece: &Piece,
+        was: Option<i32>,
+    ) -> Result<(), Failed> {
+        let mut gauge = Gauge::new(&self.report, &self.brake, number, piece.bytes);
         if let Some(pid) = was {
             let sure = self.settle(pid, piece.step).await.map_err(Failed::early)?;
             if sure {

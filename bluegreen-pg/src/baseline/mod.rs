@@ -166,7 +166,11 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     drop(dump);
     schema::restore_tables(context, &mut follower, &script::statements(&tables)).await?;
 
-    let (loads, rows) = plan::plan(&origin, &follower, plan::CHUNK_BYTES).await?;
+    let sizes = plan::Sizes {
+        chunk: plan::CHUNK_BYTES,
+        streams: u64::try_from(context.options.copy_jobs).unwrap_or(1),
+    };
+    let (loads, rows) = plan::plan(&origin, &follower, sizes).await?;
     let bytes = loads.iter().map(plan::Load::bytes).sum();
     drop(follower);
     let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();

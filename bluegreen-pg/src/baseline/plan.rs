@@ -10,6 +10,10 @@ use bluegreen_core::Result;
 /// A piece of this size is about a second's work: what is repeated when a connection is lost.
 pub(super) const CHUNK_BYTES: u64 = 64 << 20;
 
+/// A table up to this size is one piece all the same where there are others for the other streams: it is read without a
+/// condition, and written already frozen, which only the transaction that emptied a table may do.
+const WHOLE_BYTES: u64 = 1 << 30;
+
 /// Small tables share a piece up to this size and number: one round trip for all, and not too many locks.
 const BATCH_BYTES: u64 = 8 << 20;
 const BATCH_TABLES: usize = 64;
@@ -56,8 +60,17 @@ struct Table {
     only: Option<String>,
 }
 
+/// What the division depends on beside the tables.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// What a piece of a table that is divided has, about.
+    pub(super) chunk: u64,
+    /// How many streams there are.
+    pub(super) streams: u64,
+}
+
 /// All loads, largest first, and how many rows there are, about.
-pub(super) async fn plan(origin: &Session, follower: &Session, chunk_bytes: u64) -> Result<(Vec<Load>, u64)> {
+pub(super) async fn plan(origin: &Session, follower: &Session, sizes: Sizes) -> Result<(Vec<Load>, u64)> {
     let doing = "plan the copy";
     let types = Types::read(origin, follower).await?;
     let rows = origin.query(TABLES, &[]).await.doing(doing)?;
@@ -76,7 +89,7 @@ pub(super) async fn plan(origin: &Session, follower: &Session, chunk_bytes: u64)
             only: row.get(7),
         });
     }
-    Ok((divide(tables, chunk_bytes), estimate))
+    Ok((divide(tables, sizes), estimate))
 }
 
 /// The application's tables with rows, and those tables of extensions of which the extension says that they hold the
@@ -101,13 +114,20 @@ fn unsigned(value: i64) -> u64 {
 }
 
 /// Divides the tables into loads, largest first.
-fn divide(tables: Vec<Table>, chunk_bytes: u64) -> Vec<Load> {
+fn divide(tables: Vec<Table>, sizes: Sizes) -> Vec<Load> {
+    let total: u64 = tables.iter().map(|t| t.bytes).sum();
+    // A quarter more than its share: streams that end a little apart cost less than a table in parts.
+    let share = total / sizes.streams.max(1) / 4 * 5;
     let mut step = 0;
     let mut loads = Vec::new();
     let (large, small): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| t.bytes > BATCH_BYTES / 2);
     for table in large {
         let pieces = table
-            .ranges(chunk_bytes)
+            .ranges(if table.bytes <= share.min(WHOLE_BYTES) {
+                u64::MAX
+            } else {
+                sizes.chunk
+            })
             .into_iter()
             .map(|(range, bytes)| piece(&mut step, &[&table], range, bytes))
             .collect();
@@ -148,7 +168,7 @@ fn piece(step: &mut i32, tables: &[&Table], range: Range, bytes: u64) -> Piece {
     Piece {
         step: *step,
         read: all(&|t| t.read(range)),
-        write: all(&Table::write),
+        write: all(&|t| t.write(t.bytes > BATCH_BYTES / 2 && range.is_none())),
         bytes,
         name: match tables {
             [one] => one.relation.to_string(),
@@ -192,14 +212,24 @@ impl Table {
         format!("COPY {what} TO STDOUT (FORMAT {})", self.format())
     }
 
-    fn write(&self) -> String {
+    /// `frozen`: as if it had always been there, for all of it at once; nobody is to look at green before the copy is complete.
+    fn write(&self, frozen: bool) -> String {
         let (table, columns) = (&self.relation, self.columns());
         let columns = if columns.is_empty() {
             columns
         } else {
             format!(" ({columns})")
         };
-        let copy = format!("COPY {table}{columns} FROM STDIN (FORMAT {})", self.format());
+        let frozen = frozen && self.only.is_none();
+        let (empty, freeze) = if frozen {
+            (format!("TRUNCATE ONLY {table}; "), ", FREEZE")
+        } else {
+            (String::new(), "")
+        };
+        let copy = format!(
+            "{empty}COPY {table}{columns} FROM STDIN (FORMAT {}{freeze})",
+            self.format()
+        );
         match &self.only {
             // An extension that was there before us has rows of its own making, or of an earlier try.
             Some(only) => format!("DELETE FROM ONLY {table} {only}; {copy}"),
@@ -222,6 +252,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SIZES: Sizes = Sizes {
+        chunk: 64 << 20,
+        streams: 2,
+    };
+
     fn table(name: &str, pages: u64, bytes: u64) -> Table {
         Table {
             relation: Relation::new("S", name),
@@ -241,8 +276,12 @@ mod tests {
             "COPY \"S\".\"t\" (\"a\", \"B\") TO STDOUT (FORMAT binary)"
         );
         assert_eq!(
-            whole.write(),
+            whole.write(false),
             "COPY \"S\".\"t\" (\"a\", \"B\") FROM STDIN (FORMAT binary)"
+        );
+        assert_eq!(
+            whole.write(true),
+            "TRUNCATE ONLY \"S\".\"t\"; COPY \"S\".\"t\" (\"a\", \"B\") FROM STDIN (FORMAT binary, FREEZE)"
         );
         let text = Table {
             binary: false,
@@ -259,7 +298,7 @@ mod tests {
             ..table("t", 1, 1)
         };
         assert_eq!(bare.read(None), "COPY \"S\".\"t\" TO STDOUT (FORMAT text)");
-        assert_eq!(bare.write(), "COPY \"S\".\"t\" FROM STDIN (FORMAT text)");
+        assert_eq!(bare.write(false), "COPY \"S\".\"t\" FROM STDIN (FORMAT text)");
     }
 
     #[test]
@@ -268,7 +307,7 @@ mod tests {
             only: Some("WHERE NOT standard".into()),
             ..table("t", 100_000, 1 << 30)
         };
-        let loads = divide(vec![theirs], 64 << 20);
+        let loads = divide(vec![theirs], SIZES);
         assert_eq!(loads.len(), 1);
         let piece = &loads[0].pieces[0];
         assert_eq!(
@@ -283,10 +322,28 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_a_streams_share_is_one_frozen_piece_and_a_larger_one_is_divided() {
+        let half = |name| table(name, 60_000, 500 << 20);
+        let loads = divide(vec![half("a"), half("b")], SIZES);
+        assert_eq!(loads.iter().map(|l| l.pieces.len()).collect::<Vec<_>>(), [1, 1]);
+        assert!(loads[0].pieces[0].write.contains("TRUNCATE ONLY") && loads[0].pieces[0].write.contains("FREEZE"));
+        let alone = divide(vec![half("a")], SIZES);
+        assert_eq!(alone[0].pieces.len(), 8);
+        assert!(
+            alone[0]
+                .pieces
+                .iter()
+                .all(|p| !p.write.contains("TRUNCATE") && !p.write.contains("FREEZE"))
+        );
+        let large: Vec<Table> = (0..8).map(|i| table(&format!("t{i}"), 200_000, 2 << 30)).collect();
+        assert!(divide(large, SIZES).iter().all(|l| l.pieces.len() == 32));
+    }
+
+    #[test]
     fn small_tables_share_a_piece_and_large_ones_come_first() {
         let mut tables: Vec<Table> = (0..200).map(|i| table(&format!("t{i}"), 5, 40_000)).collect();
         tables.push(table("huge", 100_000, 100_000 * 8192));
-        let loads = divide(tables, 64 << 20);
+        let loads = divide(tables, SIZES);
         assert_eq!(loads[0].tables, [Relation::new("S", "huge")]);
         assert!(loads[0].pieces.len() > 10);
         assert!(loads.len() <= 5);
