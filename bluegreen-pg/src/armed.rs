@@ -10,7 +10,7 @@ use crate::marker;
 use crate::replicator::Context;
 use crate::sequences::Sequences;
 use crate::start::reverse;
-use crate::{drift, mirror, obstacles, slot, writers};
+use crate::{drift, identity, mirror, obstacles, slot, writers};
 use bluegreen_core::{Color, Direction, Forecast, Kind, Position, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,6 +105,7 @@ impl Armed {
             settings.connect(to),
             settings.connect(to),
         )?;
+        identity::check(context, direction, &writer, &proof).await?;
         let doing = "prepare the cut-over";
         // Whoever has synchronous_commit off waits 200 ms for the log writer; the marker must not.
         let at_once = "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan";
@@ -311,6 +312,8 @@ impl crate::replicator::PgReplicator {
         let settings = &self.context.settings;
         let (forth, from) = (Direction::to(to), to.other());
         let (writer, follower) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
+        identity::check(&self.context, forth, &writer, &follower).await?;
+        self.guard_the_log();
         // One that is as old as half of what a pause may take will hardly end within the other half.
         let in_the_way = obstacles::older_than(&writer, &settings.name, budget / 2).await?;
         if !in_the_way.is_empty() {

@@ -14,6 +14,8 @@ impl PgReplicator {
     /// See `Replicator::stop`.
     pub(crate) async fn clean_up(&self, writer: Color) -> Result<()> {
         let settings = &self.context.settings;
+        // Until the slots are gone somebody guards what they keep.
+        let _busy = self.guards.shared.busy.lock().await;
         self.keeper().take();
         self.work().clear();
         self.watch.lock().await.clear();
@@ -48,6 +50,7 @@ impl PgReplicator {
             shut::take_away(session, &settings.name).await?;
             marker::take_away(session, &settings.name).await?;
         }
+        self.guards.end();
         Ok(())
     }
 

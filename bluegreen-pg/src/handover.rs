@@ -6,7 +6,7 @@ use crate::error::{Doing, fault};
 use crate::fence::look_again;
 use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
-use crate::{guard, mirror, writers};
+use crate::{guard, identity, mirror, writers};
 use bluegreen_core::{Color, Direction, Kind, Result};
 use std::time::{Duration, Instant};
 
@@ -156,6 +156,7 @@ impl PgReplicator {
             }
         } else {
             let (old, new) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
+            identity::check(&self.context, Direction::to(to), &old, &new).await?;
             still_closed(&old, from).await?;
             writers::sweep(&old, &settings.name, None).await?;
             writers::end_fence(&old, &settings.name).await?;
@@ -190,6 +191,7 @@ impl PgReplicator {
             *guard = Some(armed);
         } else {
             let (here, there) = tokio::try_join!(settings.connect(color), settings.connect(other))?;
+            identity::check(&self.context, Direction::from(color), &here, &there).await?;
             let mirrored = mirror::look(&there, &self.name_of(Direction::from(color)))
                 .await?
                 .is_some();

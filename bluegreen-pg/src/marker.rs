@@ -2,6 +2,7 @@
 
 use crate::connect::Session;
 use crate::error::Doing;
+use crate::identity::Both;
 use bluegreen_core::Result;
 use tokio_postgres::GenericClient;
 
@@ -14,7 +15,7 @@ CREATE TABLE IF NOT EXISTS bluegreen.marker (
     migration text PRIMARY KEY, token bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS bluegreen.state (
     migration text PRIMARY KEY, stage text NOT NULL, opened_at timestamptz, proof bigint NOT NULL DEFAULT 0,
-    shut boolean NOT NULL DEFAULT false);
+    shut boolean NOT NULL DEFAULT false, gave_up text, blue text, green text);
 CREATE TABLE IF NOT EXISTS bluegreen.made (
     migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.copied (
@@ -35,7 +36,7 @@ pub(crate) enum Stage {
 }
 
 /// Makes our schema and this migration's rows in it, where they are not there yet.
-pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage) -> Result<()> {
+pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, both: &Both) -> Result<()> {
     let doing = "make the schema bluegreen";
     session.batch_execute(SETUP).await.doing(doing)?;
     session
@@ -47,8 +48,8 @@ pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage) -> 
         .doing(doing)?;
     session
         .execute(
-            "INSERT INTO bluegreen.state (migration, stage) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            &[&migration, &stage.word()],
+            "INSERT INTO bluegreen.state (migration, stage, blue, green) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            &[&migration, &stage.word(), &both.blue.to_string(), &both.green.to_string()],
         )
         .await
         .doing(doing)?;
@@ -102,6 +103,48 @@ pub(crate) async fn set_stage(client: &impl GenericClient, migration: &str, stag
         .await
         .doing("record how far the migration got")?;
     Ok(())
+}
+
+/// Who blue and green were when the migration began, as it was recorded here.
+pub(crate) async fn identities(session: &Session, migration: &str) -> Result<Option<(Option<String>, Option<String>)>> {
+    if !is_set_up(&**session).await? {
+        return Ok(None);
+    }
+    let row = session
+        .query_opt(
+            "SELECT blue, green FROM bluegreen.state WHERE migration = $1",
+            &[&migration],
+        )
+        .await
+        .doing("read what the migration began with")?;
+    Ok(row.map(|r| (r.get(0), r.get(1))))
+}
+
+/// Records why the mirror from here was given up.
+pub(crate) async fn give_up(session: &Session, migration: &str, why: &str) -> Result<()> {
+    session
+        .execute(
+            "UPDATE bluegreen.state SET gave_up = $2 WHERE migration = $1",
+            &[&migration, &why],
+        )
+        .await
+        .doing("record why the mirror is given up")?;
+    Ok(())
+}
+
+/// Why the mirror from here was given up, if it was.
+pub(crate) async fn gave_up(session: &Session, migration: &str) -> Result<Option<String>> {
+    if !is_set_up(&**session).await? {
+        return Ok(None);
+    }
+    let row = session
+        .query_opt(
+            "SELECT gave_up FROM bluegreen.state WHERE migration = $1",
+            &[&migration],
+        )
+        .await
+        .doing("read whether the mirror was given up")?;
+    Ok(row.and_then(|r| r.get(0)))
 }
 
 /// The statement that moves the marker on. It returns the token and a point in the log before the marker's commit and

@@ -3,33 +3,16 @@
 use crate::armed::Armed;
 use crate::connect::{Server, Settings};
 use crate::keeper::Keeper;
+use crate::options::{BySide, Options};
 use crate::progress::Work;
 use crate::status::Watch;
+use crate::wal::{Guards, Works};
 use async_trait::async_trait;
 use bluegreen_core::{Color, Comparison, Direction, Finding, Forecast, MirrorStatus, Position, Replicator, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// What can be set, beside the servers.
-#[derive(Debug, Clone)]
-pub(crate) struct Options {
-    pub(crate) copy_jobs: usize,
-    pub(crate) fence_lock_timeout: Duration,
-    pub(crate) slot_wait: Duration,
-    pub(crate) blue_latency: Duration,
-    pub(crate) tools: Option<PathBuf>,
-    pub(crate) compare: crate::verify::Options,
-    pub(crate) free_disk: FreeDisk,
-}
-
-/// How much disk is free, in bytes, as far as it was said: SQL does not show it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct FreeDisk {
-    pub(crate) blue: Option<f64>,
-    pub(crate) green: Option<f64>,
-}
 
 /// What every part gets: the servers and the options.
 #[derive(Debug, Clone)]
@@ -46,7 +29,9 @@ pub(crate) struct Context {
 pub struct PgReplicator {
     pub(crate) context: Arc<Context>,
     /// The background work of a direction: the first copy, or the turning round of the mirrors.
-    work: Mutex<HashMap<Direction, Work>>,
+    work: Arc<Works>,
+    /// Watches what the slots keep.
+    pub(crate) guards: Guards,
     /// What the last look at each mirror saw, to tell a worker that is late from one that is dead.
     pub(crate) watch: tokio::sync::Mutex<HashMap<Direction, Watch>>,
     /// The sessions of a cut-over, opened before its pause.
@@ -114,7 +99,8 @@ impl PgReplicator {
                 blue_latency: Duration::from_millis(100),
                 tools: None,
                 compare: crate::verify::Options::default(),
-                free_disk: FreeDisk::default(),
+                free_disk: BySide::default(),
+                wal_limit: BySide::default(),
             },
         }
     }
@@ -131,6 +117,11 @@ impl PgReplicator {
 
     pub(crate) fn work(&self) -> MutexGuard<'_, HashMap<Direction, Work>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on somebody looks at what the slots keep.
+    pub(crate) fn guard_the_log(&self) {
+        self.guards.watch(&self.context, &self.work);
     }
 
     pub(crate) fn keeper(&self) -> MutexGuard<'_, Option<Keeper>> {
@@ -204,16 +195,20 @@ impl PgReplicatorBuilder {
         self
     }
 
-    /// How much disk is free at a side, for the preflight: no server says it in SQL. Unknown when not said.
+    /// How much disk is free at a side, for the preflight and for what a mirror may make it keep: no server says it in SQL.
+    /// Unknown when not said.
     #[must_use]
     pub fn free_disk(mut self, color: Color, bytes: u64) -> Self {
-        // An estimate: the digits that a float loses do not matter.
-        #[allow(clippy::cast_precision_loss)]
-        let bytes = Some(bytes as f64);
-        match color {
-            Color::Blue => self.options.free_disk.blue = bytes,
-            Color::Green => self.options.free_disk.green = bytes,
-        }
+        self.options.free_disk.say(color, bytes);
+        self
+    }
+
+    /// How many bytes of its log a side may be made to keep by a mirror that does not take them: beyond, the mirror is given
+    /// up. When not said, half of [`free_disk`](Self::free_disk); never more than the server's `max_slot_wal_keep_size`. Where
+    /// neither is known nothing is given up, and it is said from 4 GiB on.
+    #[must_use]
+    pub fn wal_limit(mut self, color: Color, bytes: u64) -> Self {
+        self.options.wal_limit.say(color, bytes.max(1));
         self
     }
 
@@ -240,7 +235,8 @@ impl PgReplicatorBuilder {
                 settings,
                 options: self.options,
             }),
-            work: Mutex::default(),
+            work: Arc::default(),
+            guards: Guards::default(),
             watch: tokio::sync::Mutex::default(),
             armed: tokio::sync::Mutex::default(),
             keeper: Mutex::default(),
@@ -277,6 +273,10 @@ impl Replicator for PgReplicator {
 
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         self.mirror_status(direction).await
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.guards.said()
     }
 
     fn compares(&self) -> bool {

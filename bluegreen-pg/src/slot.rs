@@ -87,6 +87,21 @@ fn config(server: &Server, application: &str) -> Result<ReplicationConfig> {
     Ok(config)
 }
 
+/// The server's system identifier, as a replication connection is told it.
+pub(crate) async fn identify_system(server: &Server, application: &str) -> Result<String> {
+    let doing = "ask the server who it is";
+    let mut session = ReplicationClient::connect_gated(config(server, application)?)
+        .await
+        .doing(doing)?;
+    let answer = session.simple_query("IDENTIFY_SYSTEM").await.doing(doing)?;
+    answer
+        .first()
+        .and_then(|row| row.first())
+        .and_then(Option::as_ref)
+        .map(|b| String::from_utf8_lossy(b).into_owned())
+        .ok_or_else(|| fault(Kind::Unexpected, doing, "it did not say"))
+}
+
 /// Who holds a transaction id, oldest first: they are what a new slot waits for.
 async fn oldest_writers(observer: &Session) -> Result<String> {
     let rows = observer

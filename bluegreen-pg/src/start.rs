@@ -6,7 +6,7 @@ use crate::keeper::{AT_EASE, Keeper};
 use crate::marker::{self, Stage};
 use crate::progress::{Report, Work};
 use crate::replicator::{Context, PgReplicator};
-use crate::{baseline, guard, mirror, shut, slot, writers};
+use crate::{baseline, guard, identity, mirror, shut, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,12 @@ impl PgReplicator {
             settings.connect(direction.origin()),
             settings.connect(direction.follower())
         )?;
+        identity::check(&self.context, direction, &origin, &follower).await?;
+        self.guard_the_log();
+        if marker::gave_up(&origin, &settings.name).await?.is_some() {
+            // Nothing begins again by itself; the status says why.
+            return Ok(());
+        }
         let (forth, back) = (self.name_of(direction), self.name_of(reverse(direction)));
         let there = mirror::look(&follower, &forth).await?;
         let opposite = mirror::look(&origin, &back).await?;

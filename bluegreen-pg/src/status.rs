@@ -6,7 +6,7 @@ use crate::fence::marker_round_trip;
 use crate::marker::{self, Stage};
 use crate::replicator::PgReplicator;
 use crate::stuck::{self, Stuck};
-use crate::{drift, mirror, slot};
+use crate::{drift, identity, mirror, slot};
 use bluegreen_core::{Direction, Kind, Lag, MirrorStatus, Result};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,10 @@ pub(crate) struct Watch {
 impl PgReplicator {
     /// See `Replicator::status`.
     pub(crate) async fn mirror_status(&self, direction: Direction) -> Result<MirrorStatus> {
+        self.guard_the_log();
+        if let Some(why) = self.guards.given_up(direction) {
+            return Ok(failed(Kind::Unexpected, why));
+        }
         let working = self.work().get(&direction).and_then(crate::progress::Work::status);
         if let Some(status) = working {
             return Ok(status);
@@ -64,6 +68,7 @@ impl PgReplicator {
             settings.connect(direction.origin()),
             settings.connect(direction.follower())
         )?;
+        identity::check(&self.context, direction, &origin, &follower).await?;
         let errors = apply_errors(&follower, &self.name_of(direction)).await?;
         Ok(Watch {
             origin,
@@ -80,6 +85,11 @@ impl PgReplicator {
         let migration = &self.context.settings.name;
         let Some(subscription) = mirror::look(&watch.follower, &name).await? else {
             let stage = marker::stage(&watch.follower, migration).await?;
+            if stage != Stage::Unknown
+                && let Some(why) = marker::gave_up(&watch.origin, migration).await?
+            {
+                return Ok(failed(Kind::Unexpected, why));
+            }
             return Ok(if stage == Stage::Copying {
                 failed(
                     Kind::Unavailable,
@@ -92,6 +102,9 @@ impl PgReplicator {
         match slot::look(&watch.origin, &name).await? {
             Some(state) if !state.lost => {}
             found => {
+                if let Some(why) = marker::gave_up(&watch.origin, migration).await? {
+                    return Ok(failed(Kind::Unexpected, why));
+                }
                 let how = if found.is_some() {
                     "lost its log (max_slot_wal_keep_size)"
                 } else {
@@ -106,11 +119,8 @@ impl PgReplicator {
             return Ok(MirrorStatus::Armed);
         }
         if watch.compared.is_none_or(|at| at.elapsed() > COMPARE_EVERY) {
-            if let Err(e) = drift::check(&watch.origin, &watch.follower).await {
-                return match e.kind() {
-                    Kind::Diverged => Ok(failed(Kind::Diverged, e.message())),
-                    _ => Err(e),
-                };
+            if let Some(failed) = drifted(watch).await? {
+                return Ok(failed);
             }
             watch.compared = Some(Instant::now());
         }
@@ -162,11 +172,8 @@ impl PgReplicator {
 
 async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<MirrorStatus> {
     // The schemas first: a change of them is the usual reason.
-    if let Err(e) = drift::check(&watch.origin, &watch.follower).await {
-        return match e.kind() {
-            Kind::Diverged => Ok(failed(Kind::Diverged, e.message())),
-            _ => Err(e),
-        };
+    if let Some(failed) = drifted(watch).await? {
+        return Ok(failed);
     }
     let why = match stuck::why(&watch.origin, &watch.follower, name, oid).await? {
         Stuck::At(why) => why,
@@ -185,6 +192,15 @@ async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<
              first); or abort and begin again"
         ),
     ))
+}
+
+/// The mirror's failure where the schemas are not alike; not to have seen them is an error.
+async fn drifted(watch: &Watch) -> Result<Option<MirrorStatus>> {
+    match drift::check(&watch.origin, &watch.follower).await {
+        Ok(()) => Ok(None),
+        Err(e) if e.kind() == Kind::Diverged => Ok(Some(failed(Kind::Diverged, e.message()))),
+        Err(e) => Err(e),
+    }
 }
 
 fn failed(kind: Kind, why: impl Into<String>) -> MirrorStatus {

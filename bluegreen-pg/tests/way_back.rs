@@ -4,44 +4,12 @@
 
 mod common;
 
-use bluegreen_core::{
-    AtOnce, Color, Direction, Environment, Event, FileJournal, Handle, Kind, Migration, NoDns, NoProbe, Outcome,
-    Replicator, Spec, Status, StepName,
-};
+use bluegreen_core::{Color, Direction, Event, FileJournal, Kind, Outcome, Replicator, Status};
+use common::course::{is_held, migration, until};
 use common::writers::{LEDGER, Writers, check};
 use common::{Pair, WITHIN, digests};
 use futures::StreamExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
-
-fn migration(pair: &Pair, writers: &Writers, journal: &Path, hold: Duration) -> Migration {
-    let mut spec = Spec::new("shop", Environment::none(), Environment::none()).hold(hold);
-    spec.look = Duration::from_millis(100);
-    spec.watch = Duration::from_millis(300);
-    Migration::builder("shop")
-        .dns(NoDns)
-        .probe(NoProbe)
-        .policy(AtOnce::new())
-        .replicator(pair.replicator())
-        .gate(writers.gate())
-        .journal(FileJournal::open(journal).unwrap())
-        .spec(spec)
-        .build()
-        .unwrap()
-}
-
-async fn until(handle: &Handle, what: &str, is: impl Fn(&Status) -> bool) {
-    let since = Instant::now();
-    while !is(&handle.status()) {
-        assert!(since.elapsed() < 12 * WITHIN, "never {what}: {}", handle.status());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Green is the writer and followed by blue: nothing more is done before somebody says something.
-fn is_held(status: &Status) -> bool {
-    status.step == Some(StepName::Hold) && status.waits.is_some() && status.writer == Color::Green
-}
 
 async fn a_while() {
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -64,7 +32,12 @@ async fn there_and_back_and_there_again_under_load() {
     pair.client(Color::Blue).await.batch_execute(LEDGER).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let writers = Writers::start(&pair, 4);
-    let first = migration(&pair, &writers, &folder.path().join("first"), Duration::from_secs(3600));
+    let first = migration(
+        &writers,
+        &folder.path().join("first"),
+        Duration::from_secs(3600),
+        pair.replicator(),
+    );
     let handle = first.handle();
     let running = tokio::spawn(async move { first.run().await });
     until(&handle, "held", is_held).await;
@@ -91,7 +64,12 @@ async fn there_and_back_and_there_again_under_load() {
     for command in commands.split_inclusive(';') {
         elsewhere.batch_execute(command).await.unwrap();
     }
-    let second = migration(&pair, &writers, &folder.path().join("second"), Duration::ZERO);
+    let second = migration(
+        &writers,
+        &folder.path().join("second"),
+        Duration::ZERO,
+        pair.replicator(),
+    );
     assert_eq!(second.run().await.unwrap(), Outcome::Completed);
     a_while().await;
     let told = writers.end().await;
@@ -111,7 +89,7 @@ async fn a_way_back_that_breaks_is_known_and_comes_back_when_mended() {
     let folder = tempfile::tempdir().unwrap();
     let writers = Writers::start(&pair, 2);
     let journal = folder.path().join("journal");
-    let migration = migration(&pair, &writers, &journal, Duration::from_secs(3600));
+    let migration = migration(&writers, &journal, Duration::from_secs(3600), pair.replicator());
     let (handle, mut events) = (migration.handle(), migration.events());
     let running = tokio::spawn(async move { migration.run().await });
     until(&handle, "held", is_held).await;
@@ -164,7 +142,7 @@ async fn a_way_back_without_its_slot_is_none() {
     let folder = tempfile::tempdir().unwrap();
     let writers = Writers::start(&pair, 2);
     let held = Duration::from_secs(25);
-    let migration = migration(&pair, &writers, &folder.path().join("journal"), held);
+    let migration = migration(&writers, &folder.path().join("journal"), held, pair.replicator());
     let handle = migration.handle();
     let running = tokio::spawn(async move { migration.run().await });
     until(&handle, "held", is_held).await;

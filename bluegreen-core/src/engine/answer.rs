@@ -50,11 +50,19 @@ impl Engine {
                 )),
             }
         };
+        self.pass_on_warnings(step);
         if answer.is_err() && step == StepName::CutOver {
             // Whatever broke may have broken in the middle of a pause.
             self.live.lock().settled = false;
         }
         answer
+    }
+
+    /// What the replicator has to say beside its answers.
+    pub(super) fn pass_on_warnings(&self, step: StepName) {
+        for what in self.with.replicator.warnings() {
+            self.context(step).warn(what);
+        }
     }
 
     /// Turns a step's answer into an entry.

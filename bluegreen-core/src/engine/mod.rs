@@ -292,6 +292,7 @@ impl Engine {
             Either::Right((Either::Right(_), _)) => None,
             Either::Right((Either::Left(_), _)) => return Ok(true),
         };
+        self.pass_on_warnings(step);
         let Some(note) = note else { return Ok(false) };
         self.append(Body::Noted { step, note }).await?;
         Ok(true)

@@ -119,6 +119,9 @@ impl Replicator for Ours<dyn Replicator> {
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         self.inner.status(direction).await
     }
+    fn warnings(&self) -> Vec<String> {
+        self.inner.warnings()
+    }
     fn compares(&self) -> bool {
         self.inner.compares()
     }

@@ -3,7 +3,7 @@
 use super::mirror;
 use super::step::{Context, Progress, Step};
 use crate::duration::format_duration;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Remedy, Result};
 use crate::journal::Note;
 use crate::model::Direction;
 use crate::plan::Parts;
@@ -15,6 +15,13 @@ use async_trait::async_trait;
 pub(super) struct Hold;
 
 const DOUBT: &str = "way back";
+
+/// How a way back is lost.
+enum Loss {
+    Doubt,
+    UntilMended,
+    ForGood,
+}
 
 #[async_trait]
 impl Step for Hold {
@@ -55,24 +62,34 @@ impl Step for Hold {
         if !cx.with.replicator.is_present() {
             return None;
         }
-        let (what, sure) = match mirror::look_on(cx, Direction::GreenToBlue).await {
+        let (what, loss) = match mirror::look_on(cx, Direction::GreenToBlue).await {
             Ok(MirrorStatus::Streaming(_)) => {
                 cx.came(DOUBT);
                 let back = cx.state.way_back_broken.is_some();
                 return back.then_some(Note::WayBack { broken: None });
             }
             Ok(MirrorStatus::Failed { kind, why }) => {
-                let passes = Error::new(kind, "mirror", "").is_transient();
-                (format!("the way back is broken: {why}"), !passes)
+                let loss = match Error::new(kind, "mirror", "").remedy() {
+                    Remedy::Retry(_) => Loss::Doubt,
+                    Remedy::Ask(_) => Loss::UntilMended,
+                    Remedy::GiveUp => Loss::ForGood,
+                };
+                (format!("the way back is broken: {why}"), loss)
             }
-            Ok(MirrorStatus::Absent) => ("the way back is gone: there is no mirror".to_owned(), true),
-            Ok(other) => (format!("the way back does not stream: {other}"), false),
-            Err(e) if e.kind() == Kind::Diverged => (format!("the way back is broken: {e}"), true),
-            Err(e) => (format!("the way back is not sure: {e}"), false),
+            Ok(MirrorStatus::Absent) => ("the way back is gone: there is no mirror".to_owned(), Loss::ForGood),
+            Ok(other) => (format!("the way back does not stream: {other}"), Loss::Doubt),
+            Err(e) if e.kind() == Kind::Diverged => (format!("the way back is broken: {e}"), Loss::UntilMended),
+            Err(e) => (format!("the way back is not sure: {e}"), Loss::Doubt),
         };
         cx.warn(what.clone());
-        // What passes by itself (a server that is restarted) is no news; what lasts is.
-        let lost = sure || cx.in_doubt(DOUBT) >= cx.spec.watch;
-        (lost && cx.state.way_back_broken.is_none()).then_some(Note::WayBack { broken: Some(what) })
+        let known = cx.state.way_back_broken.as_deref();
+        let news = match loss {
+            // What passes by itself (a server that is restarted) is no news; what lasts is.
+            Loss::Doubt => cx.in_doubt(DOUBT) >= cx.spec.watch && known.is_none(),
+            Loss::UntilMended => known.is_none(),
+            // It may have begun as a doubt; why it ended is what counts.
+            Loss::ForGood => known != Some(&what),
+        };
+        news.then_some(Note::WayBack { broken: Some(what) })
     }
 }

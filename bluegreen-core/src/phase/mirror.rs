@@ -35,14 +35,19 @@ impl Step for Mirror {
     }
 
     async fn watch(&self, cx: &Context<'_>) -> Option<Note> {
-        let what = match look_on(cx, Direction::BlueToGreen).await {
-            Ok(MirrorStatus::Streaming(_)) => return None,
-            Ok(other) => format!("green does not follow: {other}"),
-            Err(e) => format!("it is not known whether green follows: {e}"),
-        };
-        cx.warn(what);
+        see_green_follow(cx).await;
         None
     }
+}
+
+/// Whether green follows, said where it does not.
+pub(super) async fn see_green_follow(cx: &Context<'_>) {
+    let what = match look_on(cx, Direction::BlueToGreen).await {
+        Ok(MirrorStatus::Streaming(_)) => return,
+        Ok(other) => format!("green does not follow: {other}"),
+        Err(e) => format!("it is not known whether green follows: {e}"),
+    };
+    cx.warn(what);
 }
 
 /// Where a mirror is that ran already, during a long wait. A process that finds it running still has to ask for it once: what

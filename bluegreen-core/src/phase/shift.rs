@@ -1,6 +1,7 @@
 //! `shift`: the policy is asked, the share moved, waited for until users see it, baked and judged; again until all is at
 //! green. The engine's own rules stand above every policy and are kept here.
 
+use super::mirror;
 use super::step::{Context, Progress, Step};
 use super::traffic::{self, Driven};
 use crate::error::Result;
@@ -82,6 +83,13 @@ impl Step for Shift {
             decision: format!("{}: {}", decision.action, decision.reason),
         });
         follow(cx, seen, decision, lag)
+    }
+
+    async fn watch(&self, cx: &Context<'_>) -> Option<Note> {
+        if cx.with.replicator.is_present() {
+            mirror::see_green_follow(cx).await;
+        }
+        None
     }
 
     async fn undo(&self, cx: &Context<'_>) -> Result<Progress> {

@@ -205,6 +205,12 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
     /// When it cannot be told.
     async fn status(&self, direction: Direction) -> Result<MirrorStatus>;
 
+    /// What somebody should know and what stops nothing: all that came up since it was last asked, each once. The engine
+    /// asks with every look, and passes it on to observers.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether it can [`compare`](Self::compare).
     fn compares(&self) -> bool {
         false
@@ -315,6 +321,9 @@ impl<T: Replicator + ?Sized> Replicator for Arc<T> {
     }
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         (**self).status(direction).await
+    }
+    fn warnings(&self) -> Vec<String> {
+        (**self).warnings()
     }
     fn compares(&self) -> bool {
         (**self).compares()

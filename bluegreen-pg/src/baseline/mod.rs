@@ -19,7 +19,7 @@ use crate::marker::{self, Stage};
 use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
-use crate::{catalog, mirror, slot, writers};
+use crate::{catalog, identity, mirror, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
@@ -65,8 +65,9 @@ pub(crate) async fn begin(context: &Context, direction: Direction) -> Result<()>
     }
     tools(context, &origin, &follower).await?;
     // The row that says "an unfinished copy" is there before anything that it would have to take away.
-    marker::set_up(&follower, &settings.name, Stage::Copying).await?;
-    marker::set_up(&origin, &settings.name, Stage::Origin).await?;
+    let both = identity::read(context, direction, &origin, &follower).await?;
+    marker::set_up(&follower, &settings.name, Stage::Copying, &both).await?;
+    marker::set_up(&origin, &settings.name, Stage::Origin, &both).await?;
     writers::close(
         &follower,
         &settings.name,

@@ -3,8 +3,9 @@
 use super::{Look, OURS_NOT, texts};
 use crate::catalog;
 use crate::error::{Doing, fault};
+use crate::wal::units::{size, time};
 use bluegreen_core::duration::format_duration;
-use bluegreen_core::{Kind, Result};
+use bluegreen_core::{Color, Kind, Result};
 use std::time::{Duration, Instant};
 
 /// The rate is measured over so long at least; the other checks run meanwhile.
@@ -137,7 +138,7 @@ fn kept(look: &mut Look<'_>, log: &Log, rate: f64, measured: &str) {
 /// Time until blue's disk is full with a slot that nobody reads. SQL shows no free disk: without being told, it is unknown.
 fn disk(look: &mut Look<'_>, log: &Log, rate: f64, measured: &str) {
     let why = "the mirror's slot keeps the log for as long as green does not take it; a full disk stops blue";
-    let Some(free) = look.context.options.free_disk.blue else {
+    let Some(free) = look.context.options.free_disk.of(Color::Blue) else {
         let each = time(1e9, rate).map_or("far longer than a migration".to_owned(), format_duration);
         look.notes(
             "wal-headroom",
@@ -198,7 +199,7 @@ async fn green_disk(look: &mut Look<'_>) -> Result<()> {
         .doing("read the size of blue's data")?
         .get(0);
     let why = "a copy that fills green's disk ends in an error after hours";
-    match look.context.options.free_disk.green {
+    match look.context.options.free_disk.of(Color::Green) {
         Some(free) if free < needed => look.blocks(
             "green-disk",
             format!("blue's data is {}, green has {} of disk free", size(needed), size(free)),
@@ -214,33 +215,4 @@ async fn green_disk(look: &mut Look<'_>) -> Result<()> {
         ),
     }
     Ok(())
-}
-
-/// How long `bytes` last; none where nothing is written, or for longer than anybody plans.
-fn time(bytes: f64, rate: f64) -> Option<Duration> {
-    let seconds = bytes / rate;
-    let years = 10.0 * 365.0 * 86_400.0;
-    (rate > 0.0 && seconds < years).then(|| Duration::from_secs_f64(seconds.floor()))
-}
-
-fn size(bytes: f64) -> String {
-    let units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
-    match units.into_iter().find(|(_, unit)| bytes >= *unit) {
-        Some((name, unit)) => format!("{:.1} {name}", bytes / unit),
-        None => format!("{bytes:.0} bytes"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_is_bounded_and_sizes_read_well() {
-        assert_eq!(time(1e9, 1e6), Some(Duration::from_secs(1000)));
-        assert_eq!(time(1e9, 0.0), None);
-        assert_eq!(time(1e12, 1e-3), None);
-        assert_eq!(size(1_500_000.0), "1.5 MB");
-        assert_eq!(size(12.0), "12 bytes");
-    }
 }

@@ -15,6 +15,7 @@ mod tables;
 use crate::connect::Settings;
 use crate::error::fault;
 use crate::replicator::PgReplicator;
+use crate::wal;
 use bluegreen_core::{Comparison, Kind, Progress, Result};
 use futures::FutureExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,10 +106,10 @@ pub(crate) struct Comparing {
 }
 
 impl Comparing {
-    fn spawn(settings: Settings, options: Options) -> Self {
+    fn spawn(settings: Settings, options: Options, log: Arc<wal::Shared>) -> Self {
         let shared = Arc::new(Shared::new());
         let told = Arc::clone(&shared);
-        let task = tokio::spawn(async move { run::run(&settings, &options, &told).await });
+        let task = tokio::spawn(async move { run::run(&settings, &options, &told, &log).await });
         Self { shared, task }
     }
 }
@@ -124,9 +125,11 @@ impl PgReplicator {
     pub(crate) fn compare_data(&self) -> Result<Comparison> {
         let mut slot = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
         let context = &self.context;
-        let mut comparing = slot
-            .take()
-            .unwrap_or_else(|| Comparing::spawn(context.settings.clone(), context.options.compare.clone()));
+        self.guard_the_log();
+        let mut comparing = slot.take().unwrap_or_else(|| {
+            let log = self.guards.shared.clone();
+            Comparing::spawn(context.settings.clone(), context.options.compare.clone(), log)
+        });
         if !comparing.task.is_finished() {
             let progress = comparing.shared.progress();
             *slot = Some(comparing);

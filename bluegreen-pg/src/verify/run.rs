@@ -7,6 +7,7 @@ use super::sides::{Settling, Sides, Sum};
 use super::{Options, Shared};
 use crate::connect::Settings;
 use crate::error::{Doing, fault};
+use crate::wal;
 use bluegreen_core::{Color, Compared, Comparison, Kind, Result};
 use futures::future::{Either, select, try_join_all};
 use std::collections::{BTreeSet, HashMap};
@@ -91,10 +92,17 @@ struct Work<'a> {
     found: Mutex<Vec<(usize, Found)>>,
     enough: AtomicBool,
     suffers: AtomicBool,
+    /// What the mirror keeps of the writer's log.
+    log: &'a wal::Shared,
 }
 
 /// Compares everything.
-pub(super) async fn run(settings: &Settings, options: &Options, shared: &Shared) -> Result<Comparison> {
+pub(super) async fn run(
+    settings: &Settings,
+    options: &Options,
+    shared: &Shared,
+    log: &wal::Shared,
+) -> Result<Comparison> {
     let sides = Sides::connect(settings).await?;
     let settling = Settling::find(settings, &sides).await?;
     let resume = Resume::open(settings).await?;
@@ -131,6 +139,7 @@ pub(super) async fn run(settings: &Settings, options: &Options, shared: &Shared)
         found: Mutex::default(),
         enough: AtomicBool::new(false),
         suffers: AtomicBool::new(false),
+        log,
     };
     let workers = try_join_all((0..options.jobs.max(1)).map(|_| work.worker(settings)));
     match select(std::pin::pin!(workers), std::pin::pin!(work.watch(settings))).await {
@@ -271,10 +280,11 @@ impl Work<'_> {
         Ok(surplus.into_iter().take(ENOUGH).collect())
     }
 
-    /// Waits while the writer's server suffers, but not for ever.
+    /// Waits while the writer's server suffers, or the mirror needs all there is to catch up, but not for ever.
     async fn relief(&self) {
         let since = Instant::now();
-        while self.suffers.load(Ordering::Relaxed) && since.elapsed() < RELIEF {
+        let wait = || self.suffers.load(Ordering::Relaxed) || self.log.is_short();
+        while wait() && since.elapsed() < RELIEF {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -75,6 +75,9 @@ impl Replicator for Meddling {
     async fn status(&self, direction: Direction) -> Result<MirrorStatus> {
         self.inner.status(direction).await
     }
+    fn warnings(&self) -> Vec<String> {
+        self.inner.warnings()
+    }
     async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
         self.inner.arm(to, budget).await
     }

@@ -51,6 +51,7 @@ impl Wire {
     /// The same server's URL, by this way.
     pub fn instead_of(&self, url: &str) -> String {
         url.replace(&format!(":{}/", self.from), &format!(":{}/", self.port))
+            .replace(&format!("port={} ", self.from), &format!("port={} ", self.port))
     }
 
     pub fn cut(&self) {

@@ -106,6 +106,9 @@ impl<T: Replicator> Replicator for Faulty<T> {
             .around("replicator.status", self.inner.status(direction))
             .await
     }
+    fn warnings(&self) -> Vec<String> {
+        self.inner.warnings()
+    }
     fn compares(&self) -> bool {
         self.inner.compares()
     }

@@ -113,16 +113,21 @@ impl PgBinaries {
             .replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         cached(&format!("postgres-{}{place}", self.version), |folder| {
             user.own(folder)?;
-            let mut initdb = Command::new(self.dir.join("initdb"));
-            initdb.args([
-                "--no-sync",
-                "--auth=trust",
-                "--username=postgres",
-                "--encoding=UTF8",
-                "--locale=C",
-            ]);
-            run(user.apply(initdb.arg("--pgdata").arg(folder)).current_dir("/"))
+            self.init(user, folder)
         })
+    }
+
+    /// Makes a cluster in the folder.
+    pub(super) fn init(&self, user: ServerUser, folder: &Path) -> io::Result<()> {
+        let mut initdb = Command::new(self.dir.join("initdb"));
+        initdb.args([
+            "--no-sync",
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]);
+        run(user.apply(initdb.arg("--pgdata").arg(folder)).current_dir("/"))
     }
 }
 

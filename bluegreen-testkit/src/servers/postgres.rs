@@ -16,6 +16,8 @@ use tokio_postgres::{Client, NoTls};
 pub struct PgClusterBuilder {
     binaries: Option<PgBinaries>,
     fsync: bool,
+    anew: bool,
+    port: Option<u16>,
     settings: Vec<(String, String)>,
 }
 
@@ -34,6 +36,20 @@ impl PgClusterBuilder {
         self
     }
 
+    /// Made by `initdb`, not copied from a template: it has a system identifier of its own, and takes longer.
+    #[must_use]
+    pub fn anew(mut self) -> Self {
+        self.anew = true;
+        self
+    }
+
+    /// Its port; a free one by default.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// A setting of `postgresql.conf`; the last of a name counts.
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -49,12 +65,17 @@ impl PgClusterBuilder {
         let binaries = self.binaries.clone().or_else(PgBinaries::find);
         let binaries = binaries.ok_or_else(|| io::Error::other("no PostgreSQL is installed here"))?;
         let user = ServerUser::unprivileged()?;
+        let anew = self.anew;
         let (folder, binaries) = tokio::task::spawn_blocking(move || -> io::Result<_> {
-            let template = binaries.template(user)?;
             let folder = TempFolder::new("bluegreen-pg-", user)?;
             let data = folder.path().join("data");
-            let mut copy = Command::new("cp");
-            run(user.apply(copy.arg("-R").arg(template).arg(&data)).current_dir("/"))?;
+            if anew {
+                binaries.init(user, &data)?;
+            } else {
+                let mut copy = Command::new("cp");
+                copy.arg("-R").arg(binaries.template(user)?).arg(&data);
+                run(user.apply(&mut copy).current_dir("/"))?;
+            }
             // Copied with the permissions of the template; PostgreSQL insists that nobody else can look in.
             std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
             Ok((folder, binaries))
@@ -65,7 +86,7 @@ impl PgClusterBuilder {
         loop {
             let mut cluster = PgCluster {
                 process: None,
-                port: free_port()?,
+                port: self.port.map_or_else(free_port, Ok)?,
                 user,
                 binaries: binaries.clone(),
                 folder: None,
@@ -110,6 +131,8 @@ impl PgCluster {
         PgClusterBuilder {
             binaries: None,
             fsync: false,
+            anew: false,
+            port: None,
             settings: Vec::new(),
         }
     }

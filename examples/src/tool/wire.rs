@@ -117,6 +117,9 @@ fn postgres(config: &Config, migration: &str, databases: &Databases) -> Result<P
         if let Some(bytes) = side.free_disk {
             builder = builder.free_disk(color, bytes);
         }
+        if let Some(bytes) = side.wal_limit {
+            builder = builder.wal_limit(color, bytes);
+        }
     }
     if let Some(jobs) = config.copy_jobs {
         builder = builder.copy_jobs(jobs);

@@ -104,6 +104,14 @@ impl Replicator for AllDatabases {
         merge::status(self.parts.names().zip(answers).collect())
     }
 
+    fn warnings(&self) -> Vec<String> {
+        let said = |(name, part): &(String, Arc<dyn Replicator>)| {
+            let named = |what| format!("{name}: {what}");
+            part.warnings().into_iter().map(named).collect::<Vec<_>>()
+        };
+        self.parts.named.iter().flat_map(said).collect()
+    }
+
     fn compares(&self) -> bool {
         self.is_present() && self.parts.named.iter().all(|(_, part)| part.compares())
     }

@@ -177,6 +177,7 @@ fn side(name: &str, table: Key<raw::Side>, reader: &Reader<'_>) -> Result<(Side,
         database_from_peer_env: side.database_from_peer_env,
         database_from_peer_file: side.database_from_peer_file,
         free_disk_bytes: side.free_disk_bytes,
+        wal_limit_bytes: side.wal_limit_bytes,
     };
     let database = several::database(name, database, reader)?;
     Ok((Side { place, at: Some(at) }, database))

@@ -108,6 +108,8 @@ pub struct Database {
     pub from_peer: Option<Secret>,
     /// How much disk its server has free, in bytes, if it was said.
     pub free_disk: Option<u64>,
+    /// How much of its log a mirror may make its server keep, in bytes, if it was said.
+    pub wal_limit: Option<u64>,
 }
 
 /// `[gate]`.

@@ -77,6 +77,7 @@ pub(super) struct Side {
     pub(super) database_from_peer_env: Key<String>,
     pub(super) database_from_peer_file: Key<String>,
     pub(super) free_disk_bytes: Key<u64>,
+    pub(super) wal_limit_bytes: Key<u64>,
 }
 
 /// One of several databases.
@@ -102,6 +103,7 @@ pub(super) struct Database {
     pub(super) database_from_peer_env: Key<String>,
     pub(super) database_from_peer_file: Key<String>,
     pub(super) free_disk_bytes: Key<u64>,
+    pub(super) wal_limit_bytes: Key<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -37,6 +37,7 @@ pub(super) fn database(side: &str, table: raw::Database, reader: &Reader<'_>) ->
             url: url.into_inner(),
             from_peer: from_peer.map(Spanned::into_inner),
             free_disk: value(table.free_disk_bytes),
+            wal_limit: value(table.wal_limit_bytes),
         })),
         (None, Some(stray)) => Err(Fault::at(
             stray.span(),
