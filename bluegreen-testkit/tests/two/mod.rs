@@ -30,7 +30,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    pub fn open(fleeting: bool) -> Self {
+    pub fn open(fleeting: [bool; 2]) -> Self {
         let clock = VirtualClock::new();
         // The second is slower in everything.
         let databases = [1, 3].map(|n| {
@@ -38,7 +38,7 @@ impl Shop {
                 .with_copy(Duration::from_secs(5 * n))
                 .with_delay(Duration::from_millis(2 * n))
         });
-        let gates = [0, 1].map(|_| {
+        let gates = fleeting.map(|fleeting| {
             if fleeting {
                 FakeGate::fleeting(clock.clone())
             } else {
