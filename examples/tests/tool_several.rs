@@ -1,9 +1,13 @@
 //! Several databases in the tool's file: what it takes, what it makes of them, and what it says to what it does not take.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod tool;
+
 use bluegreen_testkit::fake::MemoryJournal;
+use bluegreen_testkit::servers::{PgBinaries, PgBouncerServer, PgCluster, available};
 use examples::tool::config::{Config, Gate};
 use examples::tool::wire::migration;
+use tool::Tool;
 
 const FILE: &str = r#"
 [migration]
@@ -130,4 +134,75 @@ fn what_is_wrong_is_said_with_its_line() {
             assert!(said.contains(&format!("line {}:", line(&text, at))), "{said}");
         }
     }
+}
+
+/// Two databases of two servers, behind one PgBouncer.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_moves_both_in_one_cut_over() {
+    let Some(program) = available("PgBouncer", PgBouncerServer::find()) else {
+        return;
+    };
+    if available("PostgreSQL", PgBinaries::find()).is_none() {
+        return;
+    }
+    let cluster = || {
+        PgCluster::builder()
+            .setting("wal_retrieve_retry_interval", "500ms")
+            .start()
+    };
+    let (blue, green) = tokio::try_join!(cluster(), cluster()).unwrap();
+    let mut bouncer = PgBouncerServer::builder(program);
+    for name in ["orders", "stock"] {
+        blue.create_database(name).await.unwrap();
+        green.create_database(name).await.unwrap();
+        let sql = "CREATE TABLE rows (id serial PRIMARY KEY, of text); INSERT INTO rows (of) SELECT current_database() FROM generate_series(1, 9)";
+        blue.execute(name, sql).await.unwrap();
+        bouncer = bouncer.database(format!("{name} = host=127.0.0.1 port={} dbname={name}", blue.port()));
+    }
+    let bouncer = bouncer.start().await.unwrap();
+    let table = |name: &str| {
+        format!(
+            "[[database]]\nname = \"{name}\"\nblue.database_env = \"BLUE_{name}\"\ngreen.database_env = \"GREEN_{name}\"\n\
+             gate = {{ kind = \"pgbouncer\", admin = \"{}\", config = \"{}\", database = \"{name}\" }}\n",
+            bouncer.admin_url(),
+            bouncer.ini().display()
+        )
+    };
+    let mut tool = Tool::new(&format!(
+        "[migration]\nname = \"shop\"\njournal = \"shop.journal\"\nlook = \"50ms\"\nhold = \"1s\"\ncompare = true\n{}{}",
+        table("orders"),
+        table("stock")
+    ));
+    for name in ["orders", "stock"] {
+        tool = tool.env(&format!("BLUE_{name}"), &blue.url(name));
+        tool = tool.env(&format!("GREEN_{name}"), &green.url(name));
+    }
+    let ran = tool.run("run").await;
+    println!("{}\n{}", ran.text, ran.errors);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for name in ["orders", "stock"] {
+        // Through the pooler it is green's now, and takes the next number.
+        let client = connect(&bouncer.url("postgres", name)).await;
+        let sql = "INSERT INTO rows (of) VALUES ('new') RETURNING id, current_setting('port')";
+        let messages = client.simple_query(sql).await.unwrap();
+        let row = messages.iter().find_map(|m| match m {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some((row.get(0).unwrap().to_owned(), row.get(1).unwrap().to_owned()))
+            }
+            _ => None,
+        });
+        assert_eq!(row.unwrap(), ("10".to_owned(), green.port().to_string()));
+        assert!(
+            blue.execute(name, "INSERT INTO rows (of) VALUES ('old')")
+                .await
+                .is_err(),
+            "blue takes writes"
+        );
+    }
+}
+
+async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
