@@ -12,10 +12,10 @@ use crate::sequences::Sequences;
 use crate::start::reverse;
 use crate::{drift, identity, mirror, obstacles, slot, writers};
 use bluegreen_core::{Color, Direction, Forecast, Kind, Position, Result};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tokio_postgres::Statement;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 /// A process that lives but hangs must not hold the lock for ever: the server ends an idle fence after so long.
 pub(crate) const FENCE_AT_MOST: Duration = Duration::from_secs(30);
@@ -233,6 +233,30 @@ impl Armed {
         self.lock.batch_execute(&sql).await
     }
 
+    /// Whether the session that holds the lock is still there. Refuses where `from` was opened meanwhile.
+    pub(crate) async fn fence_stands(&self, from: Color) -> Result<bool> {
+        let (closed, there) = self.fence_seen().await?;
+        if closed { Ok(there) } else { Err(opened_again(from)) }
+    }
+
+    /// Whether the old writer is read-only by default, and the session that holds the lock is there.
+    pub(crate) async fn fence_seen(&self) -> Result<(bool, bool)> {
+        static ASKED: LazyLock<String> = LazyLock::new(|| {
+            format!(
+                "SELECT {}, EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)",
+                writers::CLOSED
+            )
+        });
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&self.lock_pid, Type::INT4)];
+        let doing = "look whether the fence still stands";
+        let rows = self
+            .from_reads
+            .query_prepared(ASKED.as_str(), &params)
+            .await
+            .doing(doing)?;
+        Ok(rows.first().map_or((false, false), |row| (row.get(0), row.get(1))))
+    }
+
     /// Moves the idle mirror `back` to the end of the log: its slot, and its subscription, since a slot that was moved goes back
     /// with a crash of its server.
     pub(crate) async fn begin_way_back(&self, back: &str) -> Result<()> {
@@ -261,6 +285,15 @@ impl Armed {
         self.held = false;
         Ok(())
     }
+}
+
+/// The old writer may have what the new one has not.
+pub(crate) fn opened_again(from: Color) -> bluegreen_core::Error {
+    let why = format!(
+        "{from} accepts writes again since the hand-over: it may have what {} has not",
+        from.other()
+    );
+    fault(Kind::Diverged, "open the new writer", why)
 }
 
 async fn pid(session: &Session) -> Result<i32> {

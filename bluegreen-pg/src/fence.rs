@@ -120,6 +120,7 @@ impl PgReplicator {
             .doing("look for other writers")?;
         armed.fenced_at = Some(moved.get(2));
         armed.can_be_guarded(&self.context.settings.name).await?;
+        armed.fence_seen().await?;
         if armed.may_guard {
             armed.guard_waits().await.doing("rehearse the guard")?;
             armed

@@ -1,6 +1,6 @@
 //! After the proof: the old writer closed for good, the new one opened; or all of it given back.
 
-use crate::armed::Armed;
+use crate::armed::{Armed, opened_again};
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::fence::look_again;
@@ -122,9 +122,14 @@ impl PgReplicator {
         let from = to.other();
         let dbname = |color| settings.server(color).conninfo().dbname();
         let mut slot = self.armed.lock().await;
-        let held = slot
+        let ours = slot
             .as_mut()
             .filter(|a| a.to == to && a.held && a.handed_over && !a.is_closed());
+        // Asked of the server: another process may have ended the fence, and its session's end has not come to us yet.
+        let held = match ours {
+            Some(armed) if armed.fence_stands(from).await? => Some(armed),
+            _ => None,
+        };
         if let Some(armed) = held {
             let again = std::mem::replace(&mut armed.promoting, true);
             if armed.guard.is_some() {
@@ -218,7 +223,5 @@ async fn still_closed(old: &Session, from: Color) -> Result<()> {
     if writers::is_closed(old).await? {
         return Ok(());
     }
-    let (doing, to) = ("open the new writer", from.other());
-    let why = format!("{from} accepts writes again since the hand-over: it may have what {to} has not");
-    Err(fault(Kind::Diverged, doing, why))
+    Err(opened_again(from))
 }
