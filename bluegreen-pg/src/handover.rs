@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long the guard may take to end the old writer's clients, where that is waited for.
 const GUARD_DONE: Duration = Duration::from_secs(10);
 
+/// How long a side that is given the writing back waits for the other one: less than a pause may take.
+const OTHER_WITHIN: Duration = Duration::from_millis(500);
+
 /// How long the cut-over's sessions stay open after it.
 const LINGER: Duration = Duration::from_millis(300);
 
@@ -174,6 +177,19 @@ impl PgReplicator {
         Ok(())
     }
 
+    /// Sees to it that the other side takes no writes, where it is a mirror.
+    async fn shut_other(&self, color: Color, here: &Session, there: &Session) -> Result<()> {
+        let (settings, other) = (&self.context.settings, color.other());
+        identity::check(&self.context, Direction::from(color), here, there).await?;
+        let mirrored = mirror::look(there, &self.name_of(Direction::from(color)))
+            .await?
+            .is_some();
+        if mirrored && !writers::is_closed(there).await? {
+            writers::close(there, &settings.name, settings.server(other).conninfo().dbname()).await?;
+        }
+        Ok(())
+    }
+
     /// See `Replicator::unfence`.
     pub(crate) async fn give_back(&self, color: Color) -> Result<()> {
         let settings = &self.context.settings;
@@ -195,13 +211,19 @@ impl PgReplicator {
             armed.quiet = None;
             *guard = Some(armed);
         } else {
-            let (here, there) = tokio::try_join!(settings.connect(color), settings.connect(other))?;
-            identity::check(&self.context, Direction::from(color), &here, &there).await?;
-            let mirrored = mirror::look(&there, &self.name_of(Direction::from(color)))
-                .await?
-                .is_some();
-            if mirrored && !writers::is_closed(&there).await? {
-                writers::close(&there, &settings.name, dbname(other)).await?;
+            let (here, there) = tokio::join!(
+                settings.connect(color),
+                tokio::time::timeout(OTHER_WITHIN, settings.connect(other))
+            );
+            let here = here?;
+            match there {
+                Ok(Ok(there)) => self.shut_other(color, &here, &there).await?,
+                Ok(Err(e)) if !e.is_transient() => return Err(e),
+                // Nobody of ours opens it before a commit record: that it is out of reach must keep no writer waiting here.
+                _ => {
+                    identity::check_one(&self.context, color, &here).await?;
+                    tracing::warn!(%color, "given back without a look at {other}, which is out of reach");
+                }
             }
             // Of a process that hangs and is not dead: it would keep the tables locked, and wake up to go on.
             writers::end_fence(&here, &settings.name).await?;

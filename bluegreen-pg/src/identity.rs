@@ -128,23 +128,36 @@ pub(crate) async fn check(context: &Context, direction: Direction, origin: &Sess
     let now = read(context, direction, origin, follower).await?;
     for color in [Color::Blue, Color::Green] {
         for recorded in [&at_origin, &at_follower].into_iter().flatten() {
-            let recorded = if color == Color::Blue { &recorded.0 } else { &recorded.1 };
-            let was = recorded.as_deref().and_then(Identity::parse);
-            if let Some(how) = was.and_then(|was| now.of(color).differs_from(&was)) {
-                let server = context.settings.server(color);
-                return Err(fault(
-                    Kind::Diverged,
-                    format!("look whether {color} is the database that the migration {migration} began with"),
-                    format!(
-                        "{} is not: {how}. Nothing was changed. Let it lead there again; or, where that one is gone for good, \
-                         abort, which takes away what is left of the migration, and begin again",
-                        server.conninfo()
-                    ),
-                ));
-            }
+            is_same(context, color, now.of(color), recorded)?;
         }
     }
     Ok(())
+}
+
+fn is_same(context: &Context, color: Color, now: &Identity, recorded: &(Option<String>, Option<String>)) -> Result<()> {
+    let (settings, migration) = (&context.settings, &context.settings.name);
+    let recorded = if color == Color::Blue { &recorded.0 } else { &recorded.1 };
+    let was = recorded.as_deref().and_then(Identity::parse);
+    match was.and_then(|was| now.differs_from(&was)) {
+        None => Ok(()),
+        Some(how) => Err(fault(
+            Kind::Diverged,
+            format!("look whether {color} is the database that the migration {migration} began with"),
+            format!(
+                "{} is not: {how}. Nothing was changed. Let it lead there again; or, where that one is gone for good, abort, \
+                 which takes away what is left of the migration, and begin again",
+                settings.server(color).conninfo()
+            ),
+        )),
+    }
+}
+
+/// The same of one side, where the other is out of reach.
+pub(crate) async fn check_one(context: &Context, color: Color, session: &Session) -> Result<()> {
+    match marker::identities(session, &context.settings.name).await? {
+        Some(recorded) => is_same(context, color, &of(context, color, session).await?, &recorded),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

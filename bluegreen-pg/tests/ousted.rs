@@ -71,6 +71,26 @@ async fn a_process_that_hangs_in_the_pause_keeps_nobody_from_writing() {
     assert_eq!(digests(&blue).await, digests(&green).await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_died_in_the_pause_is_no_reason_to_wait_for_the_other_server_too() {
+    let Some((mut pair, first)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    handed_over(&first, Color::Green).await;
+    drop(first);
+    pair.green.stop().await.unwrap();
+    let next = pair.replicator();
+    next.unfence(Color::Blue).await.unwrap();
+    write(&pair, Color::Blue, "green is down").await;
+    pair.green.restart().await.unwrap();
+    streaming(&next, Direction::BlueToGreen).await;
+    next.unfence(Color::Blue).await.unwrap();
+    handed_over(&next, Color::Green).await;
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    assert_eq!(digests(&blue).await, digests(&green).await);
+    next.unfence(Color::Blue).await.unwrap();
+}
+
 /// A replicator that somebody still holds after another process took the migration on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_lives_on_takes_nothing_from_the_way_back() {
