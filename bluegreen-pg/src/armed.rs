@@ -14,6 +14,7 @@ use crate::{drift, identity, mirror, obstacles, slot, writers};
 use bluegreen_core::{Color, Direction, Forecast, Kind, Position, Result};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedMutexGuard;
 use tokio_postgres::Statement;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -54,6 +55,8 @@ pub(crate) struct Armed {
     pub(crate) promoting: bool,
     /// Keeps the keeper off the slot during the pause.
     pub(crate) quiet: Option<Pause>,
+    /// Keeps the guard of the log from giving a mirror up in the pause.
+    pub(crate) whole: Option<OwnedMutexGuard<()>>,
     /// What arming needed: to end a session costs its server milliseconds, and they would be the pause's.
     pub(crate) spent: Vec<Session>,
     /// How often the proof was asked for, to look at the worker now and then.
@@ -75,7 +78,7 @@ pub(crate) struct Statements {
 /// Lets subscription `$1` begin after the point `$2` of the other side's log, whatever its slot says: what the slot was advanced
 /// past is sent again after a crash of its server, and would be applied to where it came from.
 const BEGIN_AFTER: &str = "SELECT pg_replication_origin_advance('pg_' || oid, $2::text::pg_lsn) FROM pg_subscription \
-     WHERE subname = $1 AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+     WHERE subname = $1 AND NOT subenabled AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// How it is proved that the follower has the marker durably.
 #[derive(Debug)]
@@ -217,6 +220,7 @@ impl Armed {
             lock_pid,
             from_pid,
             quiet: None,
+            whole: None,
             spent: Vec::new(),
             asked: 0,
         })
@@ -262,8 +266,15 @@ impl Armed {
     pub(crate) async fn begin_way_back(&self, back: &str) -> Result<()> {
         let at = slot::advance(&self.to_writes, back).await?;
         if let Some(begin_after) = &self.statements.begin_after {
-            let begun = self.from_reads.query(begin_after, &[&back, &at]).await;
-            begun.doing("let the way back begin after the proof")?;
+            let doing = "let the way back begin after the proof";
+            let begun = self.from_reads.query(begin_after, &[&back, &at]).await.doing(doing)?;
+            if begun.len() != 1 {
+                return Err(fault(
+                    Kind::Diverged,
+                    doing,
+                    format!("its subscription {back} is gone, or runs"),
+                ));
+            }
         }
         Ok(())
     }
@@ -344,6 +355,8 @@ impl crate::replicator::PgReplicator {
     pub(crate) async fn arm_cutover(&self, to: Color, budget: Duration) -> Result<Forecast> {
         let settings = &self.context.settings;
         let (forth, from) = (Direction::to(to), to.other());
+        // Of an attempt before: its sessions end now, and not at the beginning of the pause.
+        drop(self.armed.lock().await.take());
         let (writer, follower) = tokio::try_join!(settings.connect(from), settings.connect(to))?;
         identity::check(&self.context, forth, &writer, &follower).await?;
         self.guard_the_log();

@@ -29,13 +29,19 @@ impl PgReplicator {
             None => Box::pin(Armed::open(&self.context, to)).await?,
         };
         armed.quiet = self.keeper().as_ref().map(crate::keeper::Keeper::pause);
-        match self.fence_with(&mut armed, color, until, within).await {
+        // It is held for as long as a mirror is given up: then there is nothing to cut over to.
+        let whole = tokio::time::timeout(within, self.guards.shared.busy.clone().lock_owned()).await;
+        let within_all = async {
+            armed.whole = Some(whole.map_err(|_| fault(Kind::Conflict, "fence", "a mirror is being given up"))?);
+            self.fence_with(&mut armed, color, until, within).await
+        };
+        match within_all.await {
             Ok(position) => {
                 *self.armed.lock().await = Some(armed);
                 Ok(position)
             }
             Err(e) => {
-                armed.quiet = None;
+                (armed.quiet, armed.whole) = (None, None);
                 if armed.unlock().await.is_ok() {
                     *self.armed.lock().await = Some(armed);
                 }
@@ -131,6 +137,10 @@ impl PgReplicator {
         }
         let values = armed.sequences.read(&armed.from_reads).await?;
         armed.sequences.set(&armed.to_writes, values).await?;
+        let quiet = self.keeper().as_ref().map(crate::keeper::Keeper::pause);
+        if let Some(quiet) = &quiet {
+            quiet.quiet().await;
+        }
         armed.begin_way_back(&self.name_of(Direction::from(armed.to))).await?;
         Ok(locking + started.elapsed())
     }

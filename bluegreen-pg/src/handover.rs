@@ -22,6 +22,7 @@ const LINGER: Duration = Duration::from_millis(300);
 /// The end of a cut-over's sessions: to end one costs its server milliseconds, and not now, while clients come back. All of them
 /// are held until then, which a block that names only some would not do.
 async fn linger(mut armed: Armed, migration: String) {
+    armed.whole = None;
     tokio::time::sleep(LINGER).await;
     let Some(guard) = armed.guard.take() else { return };
     if let Err(e) = guard.done().await {
@@ -60,6 +61,12 @@ impl PgReplicator {
         let settings = &self.context.settings;
         let (forth, reverse) = (self.name_of(Direction::to(to)), self.name_of(Direction::from(to)));
         let sequences = armed.sequences.count();
+        // Before anything is changed: who slept meanwhile may have been ousted.
+        armed
+            .lock
+            .batch_execute("SELECT 1")
+            .await
+            .doing("see that the table lock is still held")?;
         // From here on the reverse slot must keep what is written at `to`: nobody advances it again but for once below.
         let keeper = self.keeper().take();
         let dbname = settings.server(to.other()).conninfo().dbname();
@@ -177,10 +184,10 @@ impl PgReplicator {
         Ok(())
     }
 
-    /// Sees to it that the other side takes no writes, where it is a mirror.
-    async fn shut_other(&self, color: Color, here: &Session, there: &Session) -> Result<()> {
+    /// Sees to it that the other side takes no writes, where it is a mirror. One that was replaced is nobody's mirror, and is left
+    /// as it is: this is a way out.
+    async fn shut_other(&self, color: Color, there: &Session) -> Result<()> {
         let (settings, other) = (&self.context.settings, color.other());
-        identity::check(&self.context, Direction::from(color), here, there).await?;
         let mirrored = mirror::look(there, &self.name_of(Direction::from(color)))
             .await?
             .is_some();
@@ -208,7 +215,7 @@ impl PgReplicator {
             }
             armed.unlock().await?;
             armed.handed_over = false;
-            armed.quiet = None;
+            (armed.quiet, armed.whole) = (None, None);
             *guard = Some(armed);
         } else {
             let (here, there) = tokio::join!(
@@ -216,14 +223,18 @@ impl PgReplicator {
                 tokio::time::timeout(OTHER_WITHIN, settings.connect(other))
             );
             let here = here?;
-            match there {
-                Ok(Ok(there)) => self.shut_other(color, &here, &there).await?,
+            let there = match there {
                 Ok(Err(e)) if !e.is_transient() => return Err(e),
+                Ok(Ok(there)) => Some(there),
                 // Nobody of ours opens it before a commit record: that it is out of reach must keep no writer waiting here.
                 _ => {
-                    identity::check_one(&self.context, color, &here).await?;
                     tracing::warn!(%color, "given back without a look at {other}, which is out of reach");
+                    None
                 }
+            };
+            identity::check_side(&self.context, color, &here, there.as_ref()).await?;
+            if let Some(there) = &there {
+                self.shut_other(color, there).await?;
             }
             // Of a process that hangs and is not dead: it would keep the tables locked, and wake up to go on.
             writers::end_fence(&here, &settings.name).await?;

@@ -152,12 +152,20 @@ fn is_same(context: &Context, color: Color, now: &Identity, recorded: &(Option<S
     }
 }
 
-/// The same of one side, where the other is out of reach.
-pub(crate) async fn check_one(context: &Context, color: Color, session: &Session) -> Result<()> {
-    match marker::identities(session, &context.settings.name).await? {
-        Some(recorded) => is_same(context, color, &of(context, color, session).await?, &recorded),
-        None => Ok(()),
+/// The same of one side only, by its own record and, where that one is within reach, the other side's: which of them may have been
+/// replaced is no reason to leave this one as it is.
+pub(crate) async fn check_side(context: &Context, color: Color, side: &Session, other: Option<&Session>) -> Result<()> {
+    let mut recorded = Vec::new();
+    for session in [Some(side), other].into_iter().flatten() {
+        recorded.extend(marker::identities(session, &context.settings.name).await?);
     }
+    if recorded.is_empty() {
+        return Ok(());
+    }
+    let now = of(context, color, side).await?;
+    recorded
+        .iter()
+        .try_for_each(|recorded| is_same(context, color, &now, recorded))
 }
 
 #[cfg(test)]

@@ -1,18 +1,16 @@
 //! Keeps the idle slot of the way back at the end of the log: it must not hold log, and a long advance would land in
 //! the pause.
 
-use crate::connect::Session;
 use crate::error::describe;
 use crate::ident::mirror_name;
 use crate::replicator::Context;
-use crate::{slot, writers};
+use crate::slot;
 use bluegreen_core::Direction;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
 
 /// While it is only log that must not be held.
 pub(crate) const AT_EASE: Duration = Duration::from_secs(2);
@@ -72,23 +70,6 @@ impl Drop for Pause {
     }
 }
 
-/// Advances the slot, but not past anything that was written after its side was opened: another process may have opened
-/// it. So the end of the log is read before it is seen that the side is closed.
-async fn advance_unless_open(session: &Session, slot: &str) -> Result<bool, tokio_postgres::Error> {
-    let row = session
-        .query_typed_one("SELECT pg_current_wal_flush_lsn()::text", &[])
-        .await?;
-    let end: String = row.get(0);
-    let sql = format!(
-        "SELECT pg_replication_slot_advance($1, $2::text::pg_lsn) WHERE {}",
-        writers::CLOSED
-    );
-    let rows = session
-        .query_typed(&sql, &[(&slot, Type::NAME), (&end, Type::TEXT)])
-        .await?;
-    Ok(!rows.is_empty())
-}
-
 async fn keep(context: Arc<Context>, direction: Direction, every: Duration, shared: Arc<Shared>) {
     let slot = mirror_name(&context.settings.name, direction);
     let mut session = None;
@@ -116,11 +97,11 @@ async fn keep(context: Arc<Context>, direction: Direction, every: Duration, shar
             if shared.paused.load(Ordering::SeqCst) {
                 continue;
             }
-            advance_unless_open(open, &slot).await
+            slot::advance_unless_open(open, &slot).await
         };
         match advanced {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Some(_)) => {}
+            Ok(None) => {
                 tracing::debug!(slot, "its side takes writes now: nobody may advance it any more");
                 return;
             }

@@ -3,11 +3,13 @@
 use crate::connect::{Server, Session};
 use crate::error::{Doing, PgError, fault};
 use crate::tls::SslMode;
+use crate::writers;
 use bluegreen_core::{Kind, Result};
 use pgwire_replication::{ReplicationClient, ReplicationConfig, SslMode as WireSslMode, TlsConfig};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 /// A slot and the snapshot that meets it at one point in the log. The snapshot lives as long as this does.
 pub(crate) struct Snapshot {
@@ -196,7 +198,16 @@ pub(crate) async fn look(session: &Session, slot: &str) -> Result<Option<SlotSta
 }
 
 /// Moves an idle slot to the end of the log, so that it holds no log and replays nothing that came from the other side.
-const ADVANCE: &str = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
+/// Not past anything that was written after its side was opened: another process may have opened it. So the end of the log is
+/// read before it is seen that the side is closed.
+static ADVANCE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT end_lsn::text FROM pg_replication_slot_advance($1, $2::text::pg_lsn) WHERE {}",
+        writers::CLOSED
+    )
+});
+
+const END: &str = "SELECT pg_current_wal_flush_lsn()::text";
 
 /// Writes a point into the log from which decoding can begin. A server does that only every 15 seconds by itself, and an
 /// advance reads the log from the last but one of them: with fresh ones it is short.
@@ -238,17 +249,34 @@ pub(crate) async fn mark_restart(session: &Session, slot: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs [`ADVANCE`]; to where. Somebody else's advance of the same slot is waited for. A crash of the server before its next
+/// Moves the slot to the end of the log; to where, or nothing where the side takes writes. A crash of the server before its next
 /// checkpoint takes the slot back to an earlier point.
+pub(crate) async fn advance_unless_open(
+    session: &Session,
+    slot: &str,
+) -> Result<Option<String>, tokio_postgres::Error> {
+    let rows = session.query_prepared(END, &[]).await?;
+    let end: String = rows.first().map(|r| r.get(0)).unwrap_or_default();
+    let params: [(&(dyn ToSql + Sync), Type); 2] = [(&slot, Type::NAME), (&end, Type::TEXT)];
+    let rows = session.query_prepared(ADVANCE.as_str(), &params).await?;
+    Ok(rows.first().map(|r| r.get(0)))
+}
+
+/// The same where the side must be closed. Somebody else's advance of the same slot is waited for.
 pub(crate) async fn advance(session: &Session, slot: &str) -> Result<String> {
+    let doing = || format!("advance the replication slot {slot}");
     let until = Instant::now() + Duration::from_secs(10);
     loop {
-        match session.query_prepared(ADVANCE, &[(&slot, Type::NAME)]).await {
-            Ok(rows) => return Ok(rows.first().map(|r| r.get(0)).unwrap_or_default()),
+        match advance_unless_open(session, slot).await {
+            Ok(Some(at)) => return Ok(at),
+            Ok(None) => {
+                let why = "its side takes writes: they would be skipped on the way back";
+                return Err(fault(Kind::Diverged, doing(), why));
+            }
             Err(e) if e.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < until => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            Err(e) => return Err(PgError::from(e)).doing(format!("advance the replication slot {slot}")),
+            Err(e) => return Err(PgError::from(e)).doing(doing()),
         }
     }
 }

@@ -16,6 +16,13 @@ const WORKER_GONE: Duration = Duration::from_secs(60);
 
 impl PgReplicator {
     pub(crate) async fn start_mirror(&self, direction: Direction) -> Result<()> {
+        self.begin_mirror(direction).await?;
+        // Now that there is something to guard.
+        self.guard_the_log();
+        Ok(())
+    }
+
+    async fn begin_mirror(&self, direction: Direction) -> Result<()> {
         if self.work().get(&direction).is_some_and(Work::is_running) {
             return Ok(());
         }
@@ -26,7 +33,6 @@ impl PgReplicator {
             settings.connect(direction.follower())
         )?;
         identity::check(&self.context, direction, &origin, &follower).await?;
-        self.guard_the_log();
         if marker::gave_up(&origin, &settings.name).await?.is_some() {
             // Nothing begins again by itself; the status says why.
             return Ok(());

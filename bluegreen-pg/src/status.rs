@@ -40,7 +40,6 @@ pub(crate) struct Watch {
 impl PgReplicator {
     /// See `Replicator::status`.
     pub(crate) async fn mirror_status(&self, direction: Direction) -> Result<MirrorStatus> {
-        self.guard_the_log();
         if let Some(why) = self.guards.given_up(direction) {
             return Ok(failed(Kind::Unexpected, why));
         }

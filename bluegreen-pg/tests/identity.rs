@@ -81,6 +81,18 @@ async fn a_server_that_took_anothers_place_is_refused_before_any_effect() {
     says_another(&replicator.fence(Color::Blue, WITHIN).await.unwrap_err());
     says_another(&replicator.promote(Color::Green).await.unwrap_err());
     says_another(&replicator.unfence(Color::Blue).await.unwrap_err());
+    // The side that is the same may be given the writing back: which is what an abort needs.
+    let closed = "SELECT count(*) FROM pg_db_role_setting WHERE 'default_transaction_read_only=on' = ANY (setconfig)";
+    assert_eq!(green.query_one(closed, &[]).await.unwrap().get::<_, i64>(0), 1);
+    replicator.unfence(Color::Green).await.unwrap();
+    drop(green);
+    let green = pair.client(Color::Green).await;
+    assert_eq!(green.query_one(closed, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let shut = format!(
+        "ALTER DATABASE \"{}\" SET default_transaction_read_only = on",
+        DB.replace('"', "\"\"")
+    );
+    green.batch_execute(&shut).await.unwrap();
     assert_eq!(
         (marks(&there).await, marks(&green).await),
         before,

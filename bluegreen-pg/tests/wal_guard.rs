@@ -294,7 +294,14 @@ async fn an_idle_slot_that_nobody_moves_on_is_dropped_and_made_anew() {
     // With its process goes who moved it on.
     drop(first);
     let replicator = pair.builder().wal_limit(Color::Green, LIMIT).build().unwrap();
-    streaming(&replicator, Direction::BlueToGreen).await;
+    // One that cannot be armed now is guarded, and not moved on.
+    let open = pair.client(Color::Blue).await;
+    let write = "BEGIN; INSERT INTO ledger (token) VALUES ('open')";
+    open.batch_execute(write).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let forecast = replicator.arm(Color::Green, Duration::from_millis(10)).await.unwrap();
+    assert!(!forecast.in_the_way.is_empty());
+    open.batch_execute("ROLLBACK").await.unwrap();
     fill(&pair.client(Color::Green).await, 110).await;
     says(&replicator, "idle replication slot").await;
     assert_eq!(slots(&pair, Color::Green).await, Vec::<String>::new());

@@ -27,12 +27,13 @@ async fn mirrored() -> (VirtualClock, [Databases; 2], AllDatabases, Faults) {
 }
 
 #[tokio::test]
-async fn one_that_cannot_be_fenced_holds_none() {
+async fn where_one_cannot_be_fenced_all_are_given_back() {
     let (_, pairs, both, _) = mirrored().await;
     let open = pairs[1].begin(Color::Blue, 1).unwrap();
     let e = both.fence(Color::Blue, WITHIN).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Timeout, "{e}");
     assert!(e.message().starts_with("stock: "), "{e}");
+    both.unfence(Color::Blue).await.unwrap();
     for pair in &pairs {
         pair.write(Color::Blue, 2).unwrap();
     }

@@ -245,7 +245,8 @@ pub trait Replicator: fmt::Debug + Send + Sync + 'static {
     /// process: if it dies before [`hand_over`](Self::hand_over), writes go on by themselves.
     ///
     /// # Errors
-    /// `Timeout` when writers did not drain `within` so long; then nothing is held.
+    /// `Timeout` when writers did not drain `within` so long; then nothing is held. After any other error
+    /// [`unfence`](Self::unfence) follows, as it does after a timeout of one of [several databases](crate::AllDatabases).
     async fn fence(&self, color: Color, within: Duration) -> Result<Position>;
 
     /// Whether the follower durably has everything up to `position`. Asked again and again within the pause: one round

@@ -224,30 +224,39 @@ impl Judge {
 /// Watches `origin` and sets the brake, until it is dropped. A look that fails ends nothing: the copy's own sessions will
 /// notice, and a copy is not worth less for not being watched; it is said.
 pub(super) async fn watch(context: Arc<Context>, direction: Direction, brake: Arc<Brake>, report: Arc<Report>) {
-    let most = context.options.copy_jobs;
+    // What was usual before it could not be seen, and the pace, stay: a server that lets nobody in is not well.
+    let mut judge = None;
     loop {
-        let watched = watch_session(&context, direction, &brake, &report).await;
+        let watched = watch_session(&context, direction, &brake, &report, &mut judge).await;
         if let Err(error) = watched {
             tracing::warn!(%error, "how the copied side fares cannot be seen");
         }
-        brake.set(Pace {
-            streams: most,
-            rest: Duration::ZERO,
-        });
         tokio::time::sleep(EVERY * 4).await;
     }
 }
 
-async fn watch_session(context: &Context, direction: Direction, brake: &Brake, report: &Report) -> Result<()> {
+async fn watch_session(
+    context: &Context,
+    direction: Direction,
+    brake: &Brake,
+    report: &Report,
+    known: &mut Option<Judge>,
+) -> Result<()> {
     let session = context.settings.connect_copy(direction.origin()).await?;
     let limit = context.options.blue_latency;
-    let mut usual = look_within(&session, limit).await?;
-    for _ in 0..3 {
-        let again = look_within(&session, limit).await?;
-        usual.answered_in = usual.answered_in.min(again.answered_in);
-    }
     let most = context.options.copy_jobs;
-    let mut judge = Judge::new(most, limit, usual);
+    let judge = match known {
+        Some(judge) => judge,
+        None => {
+            let mut usual = look_within(&session, limit).await?;
+            for _ in 0..3 {
+                let again = look_within(&session, limit).await?;
+                usual.answered_in = usual.answered_in.min(again.answered_in);
+                usual.behind = usual.behind.max(again.behind);
+            }
+            known.insert(Judge::new(most, limit, usual))
+        }
+    };
     loop {
         tokio::time::sleep(EVERY).await;
         let was = judge.is_held_back();

@@ -168,7 +168,7 @@ fn piece(step: &mut i32, tables: &[&Table], range: Range, bytes: u64) -> Piece {
     Piece {
         step: *step,
         read: all(&|t| t.read(range)),
-        write: all(&|t| t.write(t.bytes > BATCH_BYTES / 2 && range.is_none())),
+        write: all(&|t| t.write(t.bytes > BATCH_BYTES / 2 && range.is_none() && t.pages.is_some())),
         bytes,
         name: match tables {
             [one] => one.relation.to_string(),

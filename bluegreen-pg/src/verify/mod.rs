@@ -125,7 +125,6 @@ impl PgReplicator {
     pub(crate) fn compare_data(&self) -> Result<Comparison> {
         let mut slot = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
         let context = &self.context;
-        self.guard_the_log();
         let mut comparing = slot.take().unwrap_or_else(|| {
             let log = self.guards.shared.clone();
             Comparing::spawn(context.settings.clone(), context.options.compare.clone(), log)

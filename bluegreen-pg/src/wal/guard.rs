@@ -146,11 +146,14 @@ impl Guard {
             return if idle {
                 self.drop_idle(session, kept).await
             } else {
-                self.give_up(session, kept).await.map(|()| false)
+                self.give_up(session, kept).await
             };
         }
         let Some(level) = change else { return Ok(true) };
-        let keeps = format!("{color} keeps {}{}", self.judge.words(kept), folder(session).await?);
+        // Without the folder's size it is worth saying all the same.
+        let folder = tokio::time::timeout(LOOK_WITHIN, folder(session)).await;
+        let folder = folder.unwrap_or_else(|_| Ok(String::new())).unwrap_or_default();
+        let keeps = format!("{color} keeps {}{folder}", self.judge.words(kept));
         let means = match level {
             Level::Fine => "that is little again".to_owned(),
             Level::Warn(_) if kept.known.limit().is_none() => format!(
@@ -185,6 +188,11 @@ impl Guard {
     async fn drop_idle(&mut self, session: &Session, kept: Kept) -> Result<bool> {
         let shared = self.shared.clone();
         let _busy = shared.busy.lock().await;
+        // A cut-over may have gone by meanwhile: what waited for it is then somebody's way back.
+        match self.look(session).await? {
+            Seen::Slot { kept: now, idle: true } if now.bytes >= kept.bytes => {}
+            _ => return Ok(true),
+        }
         slot::drop(session, &self.slot).await?;
         let (color, slot) = (self.direction.origin(), &self.slot);
         self.shared.say(format!(
@@ -197,9 +205,14 @@ impl Guard {
     }
 
     /// Gives the mirror up: nothing of ours holds the log any more, and why that was done outlives this process.
-    async fn give_up(&mut self, session: &Session, kept: Kept) -> Result<()> {
+    async fn give_up(&mut self, session: &Session, kept: Kept) -> Result<bool> {
         let shared = self.shared.clone();
         let _busy = shared.busy.lock().await;
+        // It may have got on, or a cut-over gone by, while we waited.
+        match self.look(session).await? {
+            Seen::Slot { kept: now, idle: false } if now.bytes >= kept.bytes => {}
+            _ => return Ok(true),
+        }
         let (direction, color) = (self.direction, self.direction.origin());
         let why = format!(
             "the mirror {direction} was given up and its slot dropped, before {color}'s disk is full: {color} kept {}. {follower} \
@@ -209,7 +222,12 @@ impl Guard {
             follower = direction.follower(),
         );
         let migration = &self.context.settings.name;
-        if let Err(error) = marker::give_up(session, migration, &why).await {
+        let recorded = tokio::time::timeout(TELL_WITHIN, marker::give_up(session, migration, &why));
+        let late = |_| {
+            let message = format!("no answer within {TELL_WITHIN:?}");
+            Err(fault(Kind::Timeout, "record why a mirror is given up", message))
+        };
+        if let Err(error) = recorded.await.unwrap_or_else(late) {
             // A slot that is gone says as much without its reason, and a disk must not wait for words.
             self.shared.say(format!(
                 "why the mirror {direction} is given up could not be recorded: {error}"
@@ -232,7 +250,7 @@ impl Guard {
                 direction.follower()
             ));
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn tell_follower(&self) -> Result<()> {

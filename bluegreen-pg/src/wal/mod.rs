@@ -34,8 +34,8 @@ pub(crate) struct Shared {
     said: Mutex<Vec<String>>,
     given_up: Mutex<HashMap<Direction, String>>,
     short: [AtomicBool; 2],
-    /// Held while a mirror is given up, and while everything is taken away.
-    pub(crate) busy: tokio::sync::Mutex<()>,
+    /// Held while a mirror is given up, in the pause of a cut-over, and while everything is taken away.
+    pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

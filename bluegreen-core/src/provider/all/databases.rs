@@ -1,6 +1,6 @@
 //! `AllDatabases`: several databases as one replicator.
 
-use super::{Parts, Says, merge, named, together, with_the_way_out};
+use super::{Parts, Says, merge, named, together};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Color, Direction, Position};
 use crate::provider::{Comparison, Finding, Forecast, MirrorStatus, Replicator};
@@ -163,21 +163,15 @@ impl Replicator for AllDatabases {
     }
 
     async fn fence(&self, color: Color, within: Duration) -> Result<Position> {
-        let asked = self.parts.named.iter().map(|(name, part)| async move {
-            let fenced = part.fence(color, within).await;
-            fenced.map_err(|e| (name, e.of_part(name)))
-        });
-        // The first that cannot ends it for all: writers are not kept waiting for a pause that will not be.
-        let fenced = try_join_all(asked).await;
-        let (failed, why) = match fenced {
-            Ok(positions) => return merge::position(self.parts.names().zip(positions).collect()),
-            Err(first) => first,
-        };
-        // It holds nothing; the others may, whether they were heard out or not.
-        let others = self.parts.named.iter().filter(|(name, _)| name != failed);
-        let given_back =
-            others.map(|(name, part)| async move { part.unfence(color).await.map_err(|e| e.of_part(name)) });
-        Err(with_the_way_out("fence", why, join_all(given_back).await))
+        let asked = self
+            .parts
+            .named
+            .iter()
+            .map(|(name, part)| async move { part.fence(color, within).await.map_err(|e| e.of_part(name)) });
+        // The first that cannot ends it for all: writers are not kept waiting for a pause that will not be. What the others hold
+        // is given back by the caller's `unfence`, who first sees whether the migration is still his.
+        let positions = try_join_all(asked).await?;
+        merge::position(self.parts.names().zip(positions).collect())
     }
 
     async fn caught_up(&self, position: &Position) -> Result<bool> {
