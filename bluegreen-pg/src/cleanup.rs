@@ -14,12 +14,13 @@ impl PgReplicator {
     /// See `Replicator::stop`.
     pub(crate) async fn clean_up(&self, writer: Color) -> Result<()> {
         let settings = &self.context.settings;
+        // First what a pause may still hold: the guard of the log among it.
+        self.armed.lock().await.take();
         // Until the slots are gone somebody guards what they keep.
         let _busy = self.guards.shared.busy.lock().await;
         self.keeper().take();
         self.work().clear();
         self.watch.lock().await.clear();
-        self.armed.lock().await.take();
         let (blue, mut green) = tokio::try_join!(settings.connect(Color::Blue), settings.connect(Color::Green))?;
         if marker::stage(&green, &settings.name).await? == Stage::Copying {
             // Half a copy is no data: it goes, or the next try would find a database that is not empty.

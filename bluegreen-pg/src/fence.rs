@@ -29,6 +29,7 @@ impl PgReplicator {
             None => Box::pin(Armed::open(&self.context, to)).await?,
         };
         armed.quiet = self.keeper().as_ref().map(crate::keeper::Keeper::pause);
+        armed.whole = None;
         // It is held for as long as a mirror is given up: then there is nothing to cut over to.
         let whole = tokio::time::timeout(within, self.guards.shared.busy.clone().lock_owned()).await;
         let within_all = async {
