@@ -2,7 +2,9 @@
 //! have that command, its documented statement stands for it, at its best: both sides and all tables at once.
 //!
 //! `cargo bench -p benches --bench compare`. `BLUEGREEN_BENCH_ROWS` says how many rows (2,000,000), `BLUEGREEN_BENCH_RUNS` how
-//! often each (3). Needs PostgreSQL; says so where it is missing.
+//! often each (3), `BLUEGREEN_BENCH_MAJORS` between which versions (`15-18`; else twice the one that is found). At the end rows
+//! are changed at blue 1,000 times a second: first nothing may be said to differ, then three rows must be, and no other.
+//! Needs PostgreSQL; says so where it is missing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use bluegreen_core::{Color, Comparison, Direction, MirrorStatus, Replicator};
@@ -10,6 +12,8 @@ use bluegreen_pg::PgReplicator;
 use bluegreen_testkit::servers::{PgBinaries, PgCluster, available};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -23,6 +27,48 @@ async fn ours(replicator: &PgReplicator) -> (Duration, Comparison) {
             answer => return (started.elapsed(), answer),
         }
     }
+}
+
+/// Blue's and green's.
+fn binaries() -> Option<(PgBinaries, PgBinaries)> {
+    let Ok(majors) = std::env::var("BLUEGREEN_BENCH_MAJORS") else {
+        let found = available("PostgreSQL", PgBinaries::find())?;
+        return Some((found.clone(), found));
+    };
+    let of = |major: &str| available(&format!("PostgreSQL {major}"), PgBinaries::major(major.parse().unwrap()));
+    let (blue, green) = majors.split_once('-').unwrap();
+    Some((of(blue)?, of(green)?))
+}
+
+/// Changes rows at blue, 1,000 commits a second over four sessions, until it is told to end. Returns how many.
+async fn writes(url: String, rows: u64, mut ended: watch::Receiver<bool>) -> u64 {
+    let mut set = JoinSet::new();
+    for session in 0..4_u64 {
+        let (url, mut ended) = (url.clone(), ended.clone());
+        set.spawn(async move {
+            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+            let driving = tokio::spawn(connection);
+            let change = "UPDATE orders SET total = total + 1, placed = now() WHERE id = $1";
+            let change = client.prepare(change).await.unwrap();
+            let mut due = tokio::time::interval(Duration::from_millis(4));
+            let mut count = 0_u64;
+            loop {
+                tokio::select! {
+                    _ = ended.wait_for(|ended| *ended) => break,
+                    _ = due.tick() => {}
+                }
+                // Never one that is to differ.
+                let id = i64::try_from(1 + (session * 7_919 + count * 104_729) % rows / 10 * 10).unwrap();
+                assert_eq!(client.execute(&change, &[&id]).await.unwrap(), 1);
+                count += 1;
+            }
+            drop(client);
+            driving.await.unwrap().unwrap();
+            count
+        });
+    }
+    ended.wait_for(|ended| *ended).await.unwrap();
+    set.join_all().await.iter().sum()
 }
 
 /// What pgcopydb sends for a table, by its documentation.
@@ -74,9 +120,6 @@ fn main() {
 }
 
 async fn run() {
-    if available("PostgreSQL", PgBinaries::find()).is_none() {
-        return;
-    }
     let help = Command::new("pgcopydb").arg("help").output().await;
     let has_it =
         help.is_ok_and(|said| String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).contains("compare"));
@@ -89,13 +132,15 @@ async fn run() {
         number("BLUEGREEN_BENCH_ROWS", 2_000_000),
         number("BLUEGREEN_BENCH_RUNS", 3),
     );
-    let start = || {
+    let Some((of_blue, of_green)) = binaries() else { return };
+    let start = |binaries| {
         PgCluster::builder()
+            .binaries(binaries)
             .setting("shared_buffers", "512MB")
             .setting("max_wal_size", "1GB")
             .start()
     };
-    let (blue, green) = (start().await.unwrap(), start().await.unwrap());
+    let (blue, green) = (start(of_blue).await.unwrap(), start(of_green).await.unwrap());
     for cluster in [&blue, &green] {
         cluster.create_database("shop").await.unwrap();
     }
@@ -153,14 +198,19 @@ async fn run() {
         "{rows} rows: ours {our:.2} s, {peer} {their:.2} s, ratio {:.2}",
         our / their
     );
+    let (end, ended) = watch::channel(false);
+    let (began, writing) = (Instant::now(), tokio::spawn(writes(blue.url("shop"), rows, ended)));
+    let (took, answer) = ours(&replicator).await;
+    assert!(matches!(answer, Comparison::Same(_)), "{answer}");
+    println!("while rows change {took:.2?}: {answer}");
     // What the one is for and the other only says of a whole table: which row.
     let client = green.connect("shop").await.unwrap();
     let flip = format!(
         "UPDATE orders SET note = overlay(note placing 'X' from 5 for 1) WHERE id = {};
          DELETE FROM orders WHERE id = {}; INSERT INTO orders (id, customer) VALUES ({}, 1)",
-        rows / 2,
-        rows / 3,
-        rows + 10
+        rows / 20 * 10,
+        rows / 30 * 10,
+        rows * 2
     );
     for sql in ["SET default_transaction_read_only = off", flip.as_str()] {
         client.batch_execute(sql).await.unwrap();
@@ -173,6 +223,8 @@ async fn run() {
         panic!("{answer}");
     };
     assert_eq!(differences.len(), 3, "{answer}");
-    println!("with three rows that differ {took:.2?}: {answer}");
+    end.send(true).unwrap();
+    let rate = writing.await.unwrap() as f64 / began.elapsed().as_secs_f64();
+    println!("with three rows that differ, while others change {took:.2?}: {answer}\n{rate:.0} commits a second meanwhile");
     replicator.stop(Color::Blue).await.unwrap();
 }

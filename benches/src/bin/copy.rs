@@ -1,9 +1,9 @@
 //! The first copy beside its peers, on the same data, in one run, to the same end: rows, indexes, constraints, statistics.
 //!
-//!     cargo run --release -p benches --bin copy -- [--scale 40 | --tables 2000 | --one-huge] [--rounds 1] [--ours]
+//!     cargo run --release -p benches --bin copy -- [--scale 40 | --tables 2000 | --one-huge] [--rounds 1] [--ours | --as-they-come]
 //!
 //! Each way gets a fresh green. The peers have the server's own settings and the best we know for them: no sync of each
-//! commit, as much memory for indexes as ours takes, as many jobs as there are processors.
+//! commit, as much memory for indexes as ours takes, as many jobs as there are processors. As they come, they have none of that.
 
 use benches::copying::{Content, DATABASE, Data, Outcome, cluster, content, is_installed, shell, tool};
 use bluegreen_core::{Direction, MirrorStatus, Replicator};
@@ -30,6 +30,9 @@ struct Args {
     /// How many streams and builders each way has.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// The peers without our settings, and pgcopydb with its own four jobs of each kind.
+    #[arg(long)]
+    as_they_come: bool,
     /// Ours and nobody else's.
     #[arg(long)]
     ours: bool,
@@ -122,6 +125,7 @@ fn report(best: &[(Way, f64)]) {
 async fn measure(way: Way, args: &Args, blue: &PgCluster, wanted: &Content) -> Outcome<f64> {
     let green = cluster().await?;
     let jobs = args.jobs;
+    let (told, theirs, packed) = if args.as_they_come { ("", 4, "") } else { (BEST, jobs, "-Z0") };
     let (from, to) = (blue.url(DATABASE), green.url(DATABASE));
     let folder = tempfile::tempdir()?;
     let place = folder.path().display();
@@ -134,20 +138,20 @@ async fn measure(way: Way, args: &Args, blue: &PgCluster, wanted: &Content) -> O
         Way::Ours => ours(jobs, &from, &to).await?,
         Way::Pipe => {
             shell(&format!(
-                "{dump} -Fc -Z0 '{from}' | {BEST} {restore} -d '{to}' && {analyze}"
+                "{dump} -Fc {packed} '{from}' | {told} {restore} -d '{to}' && {analyze}"
             ))
             .await?
         }
         Way::Folder => {
             shell(&format!(
-                "{dump} -Fd -j {jobs} -Z0 -f {place}/d '{from}' && {BEST} {restore} -j {jobs} -d '{to}' {place}/d && {analyze}"
+                "{dump} -Fd -j {jobs} -Z0 -f {place}/d '{from}' && {told} {restore} -j {jobs} -d '{to}' {place}/d && {analyze}"
             ))
             .await?;
         }
         Way::Pgcopydb => {
             shell(&format!(
-                "PATH=\"$(dirname {dump}):$PATH\" {BEST} pgcopydb clone --dir {place}/p --source '{from}' --target '{to}' \
-                 --table-jobs {jobs} --index-jobs {jobs}"
+                "PATH=\"$(dirname {dump}):$PATH\" {told} pgcopydb clone --dir {place}/p --source '{from}' --target '{to}' \
+                 --table-jobs {theirs} --index-jobs {theirs}"
             ))
             .await?;
         }
