@@ -10,7 +10,7 @@ use crate::marker;
 use crate::replicator::Context;
 use crate::sequences::Sequences;
 use crate::start::reverse;
-use crate::{drift, identity, mirror, obstacles, slot, writers};
+use crate::{drift, echo, identity, mirror, obstacles, slot, writers};
 use bluegreen_core::{Color, Direction, Forecast, Kind, Position, Result};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -368,6 +368,10 @@ impl crate::replicator::PgReplicator {
                 in_the_way,
             });
         }
+        if forth == Direction::BlueToGreen {
+            let (forth, back) = (self.name_of(forth), self.name_of(reverse(forth)));
+            echo::let_in(&writer, &follower, &settings.name, &forth, &back).await?;
+        }
         drift::check(&writer, &follower).await?;
         let travel = self.round_trip(&writer, &follower, Duration::from_secs(5)).await?;
         // An advance of the old keeper's may still be under way at the server: the slot's own advance waits for it.
@@ -422,6 +426,9 @@ impl crate::replicator::PgReplicator {
             slot::create(origin, &name, self.context.options.slot_wait).await?;
             let version = catalog::version(follower).await?;
             mirror::subscribe(&**follower, version, &name, settings.server(to)).await?;
+        }
+        if back == Direction::BlueToGreen {
+            echo::pass_over(origin, follower, &name, &self.name_of(reverse(back))).await?;
         }
         // Twice: an advance begins at the last point but one.
         for _ in 0..2 {

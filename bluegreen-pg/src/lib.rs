@@ -8,6 +8,7 @@ mod cleanup;
 pub mod connect;
 pub mod conninfo;
 mod drift;
+mod echo;
 pub mod error;
 mod fence;
 mod guard;

@@ -164,6 +164,9 @@ pub(crate) const PROOF: &str = "SELECT CASE WHEN token >= $2 \
 /// The same where the origin may not be looked at: a commit of our own, flushed, makes all that came before it durable.
 pub(crate) const OWN_COMMIT: &str = "UPDATE bluegreen.state SET proof = $2 WHERE migration = $1";
 
+/// A commit of our own that changes nothing.
+pub(crate) const TOUCH: &str = "UPDATE bluegreen.state SET proof = proof WHERE migration = $1";
+
 /// Takes away this migration's rows, and the schema with the last of them.
 pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> {
     let doing = "drop the schema bluegreen";

@@ -1,15 +1,15 @@
 //! The schema, by `pg_dump` in sections: what was made by it is recorded, so that an unfinished try can be wiped.
 
 use crate::connect::{SESSION_SETTINGS, Session};
-use crate::error::{Doing, PgError, fault};
+use crate::error::{Doing, PgError, describe, fault};
 use crate::ident::copy_application_name;
 use crate::replicator::Context;
 use bluegreen_core::{Color, Kind, Result};
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio_postgres::error::SqlState;
 
 /// PostgreSQL's programs of a version that can read the one server and write for the other.
 #[derive(Debug, Clone)]
@@ -173,7 +173,9 @@ pub(crate) async fn section(
     let sql = run("pg_restore", context, follower, command, dump).await?;
     let sql =
         String::from_utf8(sql).map_err(|_| fault(Kind::Unexpected, "read the schema", "the dump is not in UTF-8"))?;
-    Ok(sql.split_inclusive('\n').filter_map(for_follower).collect())
+    // Only psql understands these; a session of ours needs no protection from psql's commands.
+    let psqls = |line: &&str| line.starts_with("\\restrict ") || line.starts_with("\\unrestrict ");
+    Ok(sql.split_inclusive('\n').filter(|line| !psqls(line)).collect())
 }
 
 /// The connection string for a program: its options come by environment and would otherwise be overridden.
@@ -205,23 +207,6 @@ const OBJECTS: &str = "
     ) AS things (c, o)
     WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = c AND d.objid = o AND d.deptype IN ('i', 'e'))";
 
-/// A line of the dump as the follower is given it, if at all.
-fn for_follower(line: &str) -> Option<Cow<'_, str>> {
-    // Only psql understands these; a session of ours needs no protection from psql's commands.
-    if line.starts_with("\\restrict ") || line.starts_with("\\unrestrict ") {
-        return None;
-    }
-    // Some minor versions note a number of their own with every column, and dump it as an option that no other knows.
-    let options = line
-        .split_once(" ALTER COLUMN ")
-        .and_then(|(_, column)| column.rsplit_once(" SET (")?.1.trim_end().strip_suffix(");"));
-    let Some(options) = options.filter(|o| line.starts_with("ALTER ") && o.contains("pg_attver=")) else {
-        return Some(line.into());
-    };
-    let kept: Vec<&str> = options.split(", ").filter(|o| !o.starts_with("pg_attver=")).collect();
-    (!kept.is_empty()).then(|| line.replace(options, &kept.join(", ")).into())
-}
-
 /// So many statements share a transaction, so that the locks of a large schema need not fit into one.
 const TOGETHER: usize = 1000;
 
@@ -251,6 +236,29 @@ pub(crate) async fn restore_tables(context: &Context, session: &mut Session, sta
         transaction.commit().await.doing(doing)?;
     }
     session.batch_execute("DROP TABLE pg_temp.before_us").await.doing(doing)
+}
+
+/// Gives the same rights on the server's own objects, as far as that can be: they are the server's, the preflight tells of them, and
+/// what may not be changed here, or what this version has not, is no reason to have no copy.
+pub(crate) async fn restore_system_rights(session: &Session, entries: &[String]) -> Result<()> {
+    let passing = [
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::UNDEFINED_OBJECT,
+    ];
+    for entry in entries {
+        match session.batch_execute(&format!("BEGIN; {entry}; COMMIT")).await {
+            Ok(()) => {}
+            Err(error) if error.code().is_some_and(|code| passing.contains(code)) => {
+                tracing::warn!(error = %describe(&error), entry, "rights on what is the server's own are not taken over");
+                session.batch_execute("ROLLBACK").await.doing("make the schema")?;
+            }
+            Err(error) => return Err(PgError::from(error)).doing("make the schema"),
+        }
+    }
+    Ok(())
 }
 
 /// Drops what an unfinished try made, and nothing else.
@@ -287,32 +295,4 @@ pub(crate) async fn wipe(session: &mut Session, migration: &str) -> Result<()> {
         .await
         .doing(doing)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::for_follower;
-
-    #[test]
-    fn a_dump_keeps_what_the_follower_understands() {
-        let of = |line: &str| for_follower(line).map(|l| l.into_owned());
-        for (line, kept) in [
-            (
-                "CREATE TABLE a (pg_attver int);\n",
-                Some("CREATE TABLE a (pg_attver int);\n"),
-            ),
-            ("\\restrict x\n", None),
-            ("ALTER TABLE ONLY s.g ALTER COLUMN id SET (pg_attver=22260408);\n", None),
-            (
-                "ALTER TABLE ONLY s.g ALTER COLUMN \" SET (\" SET (n_distinct=5, pg_attver=7);\n",
-                Some("ALTER TABLE ONLY s.g ALTER COLUMN \" SET (\" SET (n_distinct=5);\n"),
-            ),
-            (
-                "ALTER TABLE ONLY s.g ALTER COLUMN id SET (n_distinct=5);\n",
-                Some("ALTER TABLE ONLY s.g ALTER COLUMN id SET (n_distinct=5);\n"),
-            ),
-        ] {
-            assert_eq!(of(line).as_deref(), kept);
-        }
-    }
 }

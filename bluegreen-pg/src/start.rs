@@ -6,7 +6,7 @@ use crate::keeper::{AT_EASE, Keeper};
 use crate::marker::{self, Stage};
 use crate::progress::{Report, Work};
 use crate::replicator::{Context, PgReplicator};
-use crate::{baseline, guard, identity, mirror, shut, slot, writers};
+use crate::{baseline, echo, guard, identity, mirror, shut, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,8 @@ impl PgReplicator {
                         format!("{} takes writes: it is no follower", direction.follower()),
                     ));
                 }
-                if ours.enabled && !runs {
+                let turning = direction == Direction::BlueToGreen && echo::passes_over(&follower, &forth).await?;
+                if ours.enabled && !runs && !turning {
                     if opposite.is_some() {
                         *self.keeper() = Some(Keeper::spawn(self.context.clone(), reverse(direction), AT_EASE));
                     }
@@ -119,5 +120,10 @@ async fn turn(context: Arc<Context>, direction: Direction, report: Arc<Report>) 
         mirror::wait_for_worker_to_go(&origin, &back, WORKER_GONE).await?;
     }
     report.stage("this direction starts");
-    mirror::enable(&follower, &forth).await
+    mirror::enable(&follower, &forth).await?;
+    if direction == Direction::BlueToGreen {
+        report.stage("this direction gets beyond what came by the other");
+        echo::let_in(&origin, &follower, &settings.name, &forth, &back).await?;
+    }
+    Ok(())
 }

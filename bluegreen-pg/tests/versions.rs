@@ -1,4 +1,4 @@
-//! Every pair of major versions upward: a whole move with writers going on, over to green, back to blue, over again, and
+//! Every pair of major versions upward, and each with itself: a whole move with writers going on, over to green, back to blue, over again, and
 //! nothing left.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -19,6 +19,7 @@ async fn move_there_and_back(blue: u32, green: u32) {
     whole_move(&pair, &pair.replicator()).await;
 }
 
+// Not 14 with itself: the tests have no pg_dump of that version, and a newer one's dump is not for it.
 macro_rules! pairs {
     ($($name:ident: $blue:literal => $green:literal,)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,11 +34,14 @@ pairs! {
     from_14_to_16: 14 => 16,
     from_14_to_17: 14 => 17,
     from_14_to_18: 14 => 18,
+    from_15_to_15: 15 => 15,
     from_15_to_16: 15 => 16,
     from_15_to_17: 15 => 17,
     from_15_to_18: 15 => 18,
+    from_16_to_16: 16 => 16,
     from_16_to_17: 16 => 17,
     from_16_to_18: 16 => 18,
+    from_17_to_17: 17 => 17,
     from_17_to_18: 17 => 18,
     from_18_to_18: 18 => 18,
 }

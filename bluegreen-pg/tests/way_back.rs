@@ -6,8 +6,10 @@ mod common;
 
 use bluegreen_core::{Color, Direction, Event, FileJournal, Kind, Outcome, Replicator, Status};
 use common::course::{is_held, migration, until};
+use common::mover::{fill, mover, roles};
+use common::secure::ask_for_password;
 use common::writers::{LEDGER, Writers, check};
-use common::{Pair, WITHIN, digests};
+use common::{Pair, WITHIN, cut_over, digests, proved, streaming};
 use futures::StreamExt;
 use std::time::{Duration, Instant};
 
@@ -175,9 +177,9 @@ async fn no_mirror_begins_into_the_writer() {
     let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
         return;
     };
-    common::cut_over(&replicator, Color::Green).await;
+    cut_over(&replicator, Color::Green).await;
     replicator.start(Direction::GreenToBlue).await.unwrap();
-    common::streaming(&replicator, Direction::GreenToBlue).await;
+    streaming(&replicator, Direction::GreenToBlue).await;
     let e = replicator.start(Direction::BlueToGreen).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Diverged, "{e}");
     pair.client(Color::Green)
@@ -185,5 +187,72 @@ async fn no_mirror_begins_into_the_writer() {
         .batch_execute("INSERT INTO balance VALUES (77, 0)")
         .await
         .unwrap();
-    common::streaming(&replicator, Direction::GreenToBlue).await;
+    streaming(&replicator, Direction::GreenToBlue).await;
+}
+
+/// Who is no superuser cannot say where the mirror is to begin. A crash of blue takes its slot back to before the hand-over, and
+/// what came from green until then must not be sent there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blue_dies_right_after_it_writes_again_without_superuser() {
+    let Some(mut pair) = Pair::durable_of_majors(17, 18).await else {
+        return;
+    };
+    roles(&pair).await;
+    fill(&pair).await;
+    for color in [Color::Blue, Color::Green] {
+        ask_for_password(&pair, color, "mover", false).await;
+    }
+    let urls = [Color::Blue, Color::Green].map(|color| mover(&pair, color));
+    let replicator = pair.builder_of(urls[0].clone(), urls[1].clone()).build().unwrap();
+    pair.user = "app";
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    // Of another database, it is in nobody's way; but while it is open a slot that is moved is not written to disk.
+    let other = pair.blue.connect("postgres").await.unwrap();
+    other.batch_execute("BEGIN; SELECT txid_current()").await.unwrap();
+    cut_over(&replicator, Color::Green).await;
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+    let some = |whose: &str| {
+        format!(
+            "INSERT INTO ledger (token) SELECT '{whose}' || g FROM generate_series(1, 100) g; UPDATE balance SET amount = amount + 7"
+        )
+    };
+    let green = pair.client(Color::Green).await;
+    green.batch_execute(&some("before")).await.unwrap();
+    replicator.arm(Color::Blue, WITHIN).await.unwrap();
+    green.batch_execute(&some("armed")).await.unwrap();
+    let position = replicator.fence(Color::Green, WITHIN).await.unwrap();
+    proved(&replicator, &position).await;
+    replicator.hand_over(Color::Blue).await.unwrap();
+    replicator.promote(Color::Blue).await.unwrap();
+    pair.blue.crash().await.unwrap();
+    pair.blue.restart().await.unwrap();
+
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute(&some("after")).await.unwrap();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    // From now on it brings what blue has from elsewhere, too.
+    let passes: String = green_origin(&pair).await;
+    assert_eq!(passes, "any");
+    cut_over(&replicator, Color::Green).await;
+    let (at_blue, at_green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    let mut rows = [digests(&at_blue).await, digests(&at_green).await];
+    rows.iter_mut()
+        .for_each(|all| all.retain(|(table, ..)| table != "public.sums"));
+    assert_eq!(rows[0], rows[1]);
+    assert!(
+        rows[0]
+            .iter()
+            .any(|(table, count, _)| table == "public.ledger" && *count == 300)
+    );
+    replicator.stop(Color::Green).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), Vec::<String>::new());
+}
+
+async fn green_origin(pair: &Pair) -> String {
+    let elsewhere = pair.green.connect("postgres").await.unwrap();
+    let row = elsewhere.query_one("SELECT suborigin FROM pg_subscription", &[]).await;
+    row.unwrap().get(0)
 }

@@ -165,7 +165,9 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
         schema::section(&tools, context, to, &dump, "post-data"),
     )?;
     drop(dump);
-    schema::restore_tables(context, &mut follower, &script::statements(&tables)).await?;
+    let (statements, of_system) = script::statements(&tables);
+    schema::restore_tables(context, &mut follower, &statements).await?;
+    schema::restore_system_rights(&follower, &of_system).await?;
 
     let sizes = plan::Sizes {
         chunk: plan::CHUNK_BYTES,

@@ -1,6 +1,7 @@
 //! Reading what `pg_restore` prints: statements, and to which entry of the dump each belongs. Pure.
 
 use crate::ident::Relation;
+use std::borrow::Cow;
 
 /// One entry of a dump.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -131,13 +132,29 @@ pub(super) fn read(script: &str) -> Vec<Entry> {
     entries
 }
 
-/// The statements of a script, in order.
-pub(super) fn statements(script: &str) -> Vec<String> {
-    read(script)
-        .into_iter()
-        .flat_map(|e| e.statements)
-        .map(|s| s.text)
-        .collect()
+/// The statements of a script, in order; and apart from them those that change rights on the server's own objects, by entry.
+pub(super) fn statements(script: &str) -> (Vec<String>, Vec<String>) {
+    let (mut all, mut system) = (Vec::new(), Vec::new());
+    for entry in read(script) {
+        let of_system = entry.kind == "ACL" && entry.statements.iter().any(on_system);
+        let texts = entry.statements.into_iter().map(|s| s.text);
+        if of_system {
+            system.push(texts.collect::<Vec<_>>().join(";\n"));
+        } else {
+            all.extend(texts);
+        }
+    }
+    (all, system)
+}
+
+/// Whether it is about something in one of the server's own schemas, or such a schema itself, or a language of the server's.
+fn on_system(statement: &Statement) -> bool {
+    let Some(on) = statement.find(0, &["on"]) else {
+        return false;
+    };
+    let named = |at| matches!(statement.name(at), Some("pg_catalog" | "information_schema"));
+    let kind = |word| statement.has(on + 1, &[word]);
+    named(on + 2) && (kind("schema") || statement.has(on + 3, &["."])) || kind("language")
 }
 
 fn close(script: &str, words: &mut Vec<Word>, entries: &mut [Entry]) {
@@ -145,20 +162,35 @@ fn close(script: &str, words: &mut Vec<Word>, entries: &mut [Entry]) {
         return;
     };
     let (start, end) = (first.start, last.end);
-    let statement = Statement {
-        text: script[start..end].to_owned(),
-        words: words
-            .drain(..)
-            .map(|w| Word {
-                kind: w.kind,
-                start: w.start - start,
-                end: w.end - start,
-            })
-            .collect(),
+    let words = words.drain(..).map(|w| Word {
+        kind: w.kind,
+        start: w.start - start,
+        end: w.end - start,
+    });
+    let mut words: Vec<Word> = words.collect();
+    let Some(text) = for_follower(&script[start..end]) else {
+        return;
     };
+    words.retain(|w| w.end <= text.len());
     if let Some(entry) = entries.last_mut() {
-        entry.statements.push(statement);
+        entry.statements.push(Statement {
+            text: text.into_owned(),
+            words,
+        });
     }
+}
+
+/// A statement as the follower is given it, if at all. Some minor versions note a number of their own with every column, and dump
+/// it as an option that no other knows.
+fn for_follower(statement: &str) -> Option<Cow<'_, str>> {
+    let options = statement
+        .split_once(" ALTER COLUMN ")
+        .and_then(|(_, column)| column.rsplit_once(" SET (")?.1.strip_suffix(')'));
+    let Some(options) = options.filter(|o| statement.starts_with("ALTER ") && o.contains("pg_attver=")) else {
+        return Some(statement.into());
+    };
+    let kept: Vec<&str> = options.split(", ").filter(|o| !o.starts_with("pg_attver=")).collect();
+    (!kept.is_empty()).then(|| statement.replace(options, &kept.join(", ")).into())
 }
 
 fn makes_function(words: &[Word]) -> bool {
@@ -336,6 +368,51 @@ CREATE FUNCTION public.g() RETURNS int LANGUAGE plpgsql AS $_$ begin; -- x
         assert_eq!(constraint.find(0, &["primary", "key"]), Some(next + 3));
         assert_eq!(constraint.find(0, &["a"]), None, "it is in parentheses");
         assert!(entries[3].statements[1].text.ends_with("end $_$"));
+    }
+
+    #[test]
+    fn a_dump_keeps_what_the_follower_understands() {
+        let of = |line: &str| for_follower(line).map(|l| l.into_owned());
+        for (statement, kept) in [
+            ("CREATE TABLE a (pg_attver int)", Some("CREATE TABLE a (pg_attver int)")),
+            ("ALTER TABLE ONLY s.g ALTER COLUMN id SET (pg_attver=22260408)", None),
+            (
+                "ALTER TABLE ONLY s.\"new\nline\" ALTER COLUMN id SET (pg_attver=22260408)",
+                None,
+            ),
+            (
+                "ALTER TABLE ONLY s.g ALTER COLUMN \" SET (\" SET (n_distinct=5, pg_attver=7)",
+                Some("ALTER TABLE ONLY s.g ALTER COLUMN \" SET (\" SET (n_distinct=5)"),
+            ),
+            (
+                "ALTER TABLE ONLY s.g ALTER COLUMN id SET (n_distinct=5)",
+                Some("ALTER TABLE ONLY s.g ALTER COLUMN id SET (n_distinct=5)"),
+            ),
+        ] {
+            assert_eq!(of(statement).as_deref(), kept);
+        }
+        // In a script, with names of every kind.
+        let script =
+            "CREATE TABLE a (b int);\nALTER TABLE ONLY s.\"new\nline\" ALTER COLUMN b SET (pg_attver=1);\nSELECT 1;";
+        assert_eq!(statements(script).0, ["CREATE TABLE a (b int)", "SELECT 1"]);
+    }
+
+    #[test]
+    fn rights_on_what_is_the_servers_own_are_apart() {
+        let script = "SET a = b;
+-- Name: FUNCTION pg_control_system(OUT a integer); Type: ACL; Schema: pg_catalog; Owner: postgres
+REVOKE ALL ON FUNCTION pg_catalog.pg_control_system(OUT a integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_control_system(OUT a integer) TO app;
+-- Name: COLUMN pg_authid.rolname; Type: ACL; Schema: pg_catalog; Owner: postgres
+GRANT SELECT(rolname) ON TABLE pg_catalog.pg_authid TO app;
+-- Name: TABLE pg_catalog; Type: ACL; Schema: public; Owner: postgres
+GRANT SELECT ON TABLE public.pg_catalog TO app;
+-- Name: SCHEMA information_schema; Type: ACL; Schema: -; Owner: postgres
+REVOKE USAGE ON SCHEMA information_schema FROM PUBLIC;";
+        let (all, system) = statements(script);
+        assert_eq!(all, ["SET a = b", "GRANT SELECT ON TABLE public.pg_catalog TO app"]);
+        assert_eq!(system.len(), 3, "{system:?}");
+        assert!(system[0].contains("FROM PUBLIC;\nGRANT ALL"), "{system:?}");
     }
 
     #[test]

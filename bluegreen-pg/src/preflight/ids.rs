@@ -65,6 +65,7 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("role-attributes", WARNS),
     ("database-settings", WARNS),
     ("database-grants", WARNS),
+    ("system-rights", WARNS),
     // Tables, columns, indexes.
     ("no-replica-identity", BLOCKS),
     ("generated-identity", BLOCKS),

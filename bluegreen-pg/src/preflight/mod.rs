@@ -14,6 +14,7 @@ mod reach;
 mod rights;
 mod roles;
 mod sequences;
+mod system;
 mod tables;
 mod target;
 mod text;
@@ -61,7 +62,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
     let stage = marker::stage(green, &context.settings.name).await;
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
-    let checks: [(&str, Check); 19] = [
+    let checks: [(&str, Check); 20] = [
         ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
         ("how text is written and sorted", |look| Box::pin(text::check(look))),
@@ -70,6 +71,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("the servers' settings", |look| Box::pin(capacity::check(look))),
         ("our rights", |look| Box::pin(rights::check(look))),
         ("the roles", |look| Box::pin(roles::check(look))),
+        ("rights on what is the server's", |look| Box::pin(system::check(look))),
         ("blue's tables", |look| Box::pin(tables::check(look))),
         ("their columns and indexes", |look| Box::pin(columns::check(look))),
         ("row policies", |look| Box::pin(policies::check(look))),

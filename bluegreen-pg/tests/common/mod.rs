@@ -3,6 +3,7 @@
 
 pub mod course;
 pub mod findings;
+pub mod mover;
 pub mod secure;
 pub mod whole;
 pub mod writers;
@@ -23,6 +24,10 @@ pub struct Pair {
     pub user: &'static str,
 }
 
+fn major(major: u32) -> Option<PgBinaries> {
+    available(&format!("PostgreSQL {major}"), PgBinaries::major(major))
+}
+
 impl Pair {
     /// Two clusters, each with an empty database whose name needs quoting; none where PostgreSQL is not installed.
     pub async fn start() -> Option<Self> {
@@ -38,8 +43,14 @@ impl Pair {
 
     /// The same with a major version each.
     pub async fn of_majors(blue: u32, green: u32) -> Option<Self> {
-        let major = |major| available(&format!("PostgreSQL {major}"), PgBinaries::major(major));
-        Some(Self::of(major(blue)?, major(green)?, false).await)
+        let (blue, green) = (major(blue)?, major(green)?);
+        Some(Self::of(blue, green, false).await)
+    }
+
+    /// The same, but they survive a crash.
+    pub async fn durable_of_majors(blue: u32, green: u32) -> Option<Self> {
+        let (blue, green) = (major(blue)?, major(green)?);
+        Some(Self::of(blue, green, true).await)
     }
 
     async fn of(blue: PgBinaries, green: PgBinaries, durable: bool) -> Self {

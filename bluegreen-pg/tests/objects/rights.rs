@@ -12,6 +12,7 @@ const RIGHTS: &str = "
     ALTER DEFAULT PRIVILEGES FOR ROLE \"The Owner\" IN SCHEMA \"Own\" GRANT SELECT ON TABLES TO reader; ALTER DEFAULT PRIVILEGES FOR ROLE \"The Owner\" REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
     COMMENT ON SCHEMA \"Own\" IS 'it''s \"ours\" \\ ж'; COMMENT ON TABLE \"Own\".t IS E'two\nlines'; COMMENT ON COLUMN \"Own\".t.secret IS '%s {} $1'; COMMENT ON INDEX \"Own\".t_pkey IS 'i'; COMMENT ON CONSTRAINT t_pkey ON \"Own\".t IS 'c';
     COMMENT ON FUNCTION \"Own\".f() IS 'f'; COMMENT ON TYPE \"Own\".e IS 'e'; COMMENT ON SEQUENCE \"Own\".s IS 's'; COMMENT ON VIEW \"Own\".v IS 'v';
+    REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC; GRANT SELECT ON pg_catalog.pg_hba_file_rules TO reader;
     INSERT INTO \"Own\".t (secret, open) SELECT 's', 'o' FROM generate_series(1, 20)";
 
 #[tokio::test]
