@@ -249,6 +249,9 @@ pub enum Note {
     WayBack {
         /// What is wrong with it; none when it is there again.
         broken: Option<String>,
+        /// Whether nobody can mend it. Journals of earlier versions do not say.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        for_good: bool,
     },
     /// The pause is over: writes go on at the new writer.
     Pause {

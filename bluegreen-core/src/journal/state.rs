@@ -228,7 +228,7 @@ impl State {
                     self.way_back_broken = None;
                     self.steps.entry(*step).or_default().given_up = 0;
                 }
-                if let Note::WayBack { broken } = note {
+                if let Note::WayBack { broken, .. } = note {
                     self.way_back_broken.clone_from(broken);
                 }
                 // An approval is for one share.

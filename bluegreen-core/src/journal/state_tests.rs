@@ -205,6 +205,7 @@ fn a_broken_way_back_is_not_taken_until_it_is_mended() {
         step: Hold,
         note: Note::WayBack {
             broken: broken.map(str::to_owned),
+            for_good: false,
         },
     };
     let held = |more: &[Body]| {

@@ -66,7 +66,10 @@ impl Step for Hold {
             Ok(MirrorStatus::Streaming(_)) => {
                 cx.came(DOUBT);
                 let back = cx.state.way_back_broken.is_some();
-                return back.then_some(Note::WayBack { broken: None });
+                return back.then_some(Note::WayBack {
+                    broken: None,
+                    for_good: false,
+                });
             }
             Ok(MirrorStatus::Failed { kind, why }) => {
                 let loss = match Error::new(kind, "mirror", "").remedy() {
@@ -82,14 +85,30 @@ impl Step for Hold {
             Err(e) => (format!("the way back is not sure: {e}"), Loss::Doubt),
         };
         cx.warn(what.clone());
-        let known = cx.state.way_back_broken.as_deref();
+        let known = cx.state.way_back_broken.is_some();
+        let known_for_good = known
+            && cx
+                .own()
+                .last(|n| {
+                    if let Note::WayBack { for_good, .. } = n {
+                        Some(*for_good)
+                    } else {
+                        None
+                    }
+                })
+                .unwrap_or(false);
+        let for_good = matches!(loss, Loss::ForGood);
         let news = match loss {
             // What passes by itself (a server that is restarted) is no news; what lasts is.
-            Loss::Doubt => cx.in_doubt(DOUBT) >= cx.spec.watch && known.is_none(),
-            Loss::UntilMended => known.is_none(),
-            // It may have begun as a doubt; why it ended is what counts.
-            Loss::ForGood => known != Some(&what),
+            Loss::Doubt => cx.in_doubt(DOUBT) >= cx.spec.watch && !known,
+            Loss::UntilMended => !known,
+            // It may have begun as a doubt; why it ended is what counts. That another of several is ill beside it, now and
+            // then, changes nothing.
+            Loss::ForGood => !known_for_good,
         };
-        news.then_some(Note::WayBack { broken: Some(what) })
+        news.then_some(Note::WayBack {
+            broken: Some(what),
+            for_good,
+        })
     }
 }

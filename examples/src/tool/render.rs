@@ -160,8 +160,8 @@ fn note_text(note: &Note) -> Option<String> {
         Note::Commit { to, .. } => format!("committed: {to} is the writer"),
         Note::PauseGivenUp { held, why } => format!("gave the pause up after {}: {why}", format_duration(*held)),
         Note::Pause { to, length, .. } => format!("writes waited for {length:.1?}; {to} writes"),
-        Note::WayBack { broken: Some(why) } => format!("cannot go back: {why}"),
-        Note::WayBack { broken: None } => "can go back again".to_owned(),
+        Note::WayBack { broken: Some(why), .. } => format!("cannot go back: {why}"),
+        Note::WayBack { broken: None, .. } => "can go back again".to_owned(),
         Note::Compared { compared } => format!("alike: {} rows of {} tables", compared.rows, compared.tables),
         Note::Since { .. } => return None,
     })
