@@ -1,11 +1,15 @@
 //! The ini file: finds the one line that is ours, changes where it points, and leaves every other byte as it was.
 
+mod pairs;
+mod replace;
+
+pub(super) use replace::Staged;
+
 use super::Upstream;
 use super::error::GateError;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use pairs::{pairs, set, unquote};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// How deep PgBouncer itself follows `%include`.
@@ -83,91 +87,12 @@ impl Ini {
         Some(text)
     }
 
-    /// Writes the new text beside the file. It is to be [synced](Staged::sync) before it is [swapped in](Self::swap).
-    pub(super) fn stage(&self, text: &[u8]) -> Result<Staged, GateError> {
-        let mut file = self.prepare().map_err(|source| self.error("written beside", source))?;
-        let written = file.write_all(text);
-        written.map_err(|source| self.error("written beside", source))?;
-        Ok(Staged(file))
-    }
-
-    /// Puts what was [staged](Self::stage) in the file's place: whoever opens it sees the old text or the new.
-    pub(super) fn swap(&self) -> Result<(), GateError> {
-        std::fs::rename(self.temporary(), &self.path).map_err(|source| self.error("replaced", source))
-    }
-
-    /// Makes a [swap](Self::swap) survive a crash of the machine.
-    pub(super) fn sync(&self) -> Result<(), GateError> {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| self.error("made durable", source))
-    }
-
-    /// Takes away what was staged and not swapped in, by this process or one before it.
-    pub(super) fn unstage(&self) -> Result<(), GateError> {
-        match std::fs::remove_file(self.temporary()) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(self.error("cleaned up beside", source)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether [`stage`](Self::stage) would be allowed: makes the temporary file and takes it away again.
-    pub(super) fn replaceable(&self) -> Result<(), GateError> {
-        let tried = self.prepare();
-        tried.map_err(|source| self.error("replaced", source))?;
-        self.unstage()
-    }
-
-    /// Always the same name: what a killed process left is overwritten by the next. Each database has its own, for the gates
-    /// of several may share the file.
-    fn temporary(&self) -> PathBuf {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let plain = |c: char| {
-            if c.is_alphanumeric() || c == '-' || c == '_' {
-                c
-            } else {
-                '_'
-            }
-        };
-        let database: String = self.database.chars().take(64).map(plain).collect();
-        self.path.with_file_name(format!(".{name}.{database}.bluegreen"))
-    }
-
-    fn prepare(&self) -> io::Result<File> {
-        let temporary = self.temporary();
-        let metadata = std::fs::metadata(&self.path)?;
-        let mut options = OpenOptions::new();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        let ours = file.metadata()?;
-        if (ours.uid(), ours.gid()) != (metadata.uid(), metadata.gid()) {
-            chown(&temporary, Some(metadata.uid()), Some(metadata.gid()))?;
-        }
-        file.set_permissions(metadata.permissions())?;
-        Ok(file)
-    }
-
     pub(super) fn error(&self, action: &'static str, source: io::Error) -> GateError {
         GateError::File {
             path: self.path.clone(),
             action,
             source,
         }
-    }
-}
-
-/// A new text that waits beside its file.
-#[derive(Debug)]
-pub(super) struct Staged(File);
-
-impl Staged {
-    /// Makes the text durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.0.sync_all()
     }
 }
 
@@ -269,87 +194,6 @@ fn key_and_value(line: &[u8]) -> Option<(Vec<u8>, usize)> {
     Some((key, equals + 1 + blanks.count()))
 }
 
-struct Pair {
-    key: Vec<u8>,
-    /// With its quotes.
-    value: Range<usize>,
-}
-
-/// The pairs of a connection string, as PgBouncer reads them: `key=value key='it''s'`.
-fn pairs(text: &[u8]) -> Vec<Pair> {
-    let mut pairs = Vec::new();
-    let mut at = 0;
-    let blank = |byte: u8| byte.is_ascii_whitespace();
-    loop {
-        while at < text.len() && blank(text[at]) {
-            at += 1;
-        }
-        let start = at;
-        while at < text.len() && text[at] != b'=' && !blank(text[at]) {
-            at += 1;
-        }
-        let key = text[start..at].to_vec();
-        while at < text.len() && blank(text[at]) {
-            at += 1;
-        }
-        if at >= text.len() || text[at] != b'=' {
-            return pairs;
-        }
-        at += 1;
-        while at < text.len() && blank(text[at]) {
-            at += 1;
-        }
-        let start = at;
-        if text.get(at) == Some(&b'\'') {
-            at += 1;
-            while at < text.len() {
-                if text[at] != b'\'' {
-                    at += 1;
-                } else if text.get(at + 1) == Some(&b'\'') {
-                    at += 2;
-                } else {
-                    at += 1;
-                    break;
-                }
-            }
-        } else {
-            while at < text.len() && !blank(text[at]) {
-                at += 1;
-            }
-        }
-        pairs.push(Pair { key, value: start..at });
-    }
-}
-
-fn unquote(value: &[u8]) -> String {
-    let text = String::from_utf8_lossy(value);
-    match text.strip_prefix('\'') {
-        Some(quoted) => quoted.strip_suffix('\'').unwrap_or(quoted).replace("''", "'"),
-        None => text.into_owned(),
-    }
-}
-
-/// Sets a key of a connection string: where it stands, else at the end. An empty value takes the key away.
-fn set(text: &mut Vec<u8>, key: &str, value: &str) {
-    let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '\'');
-    let value = if plain {
-        value.to_owned()
-    } else {
-        format!("'{}'", value.replace('\'', "''"))
-    };
-    match pairs(text).into_iter().rfind(|pair| pair.key == key.as_bytes()) {
-        Some(pair) => {
-            text.splice(pair.value, value.into_bytes());
-        }
-        None => {
-            if !text.is_empty() {
-                text.push(b' ');
-            }
-            text.extend_from_slice(format!("{key}={value}").as_bytes());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -427,6 +271,27 @@ mod tests {
         assert!(at("real.ini").is_symlink());
         let mode = std::fs::metadata(at("elsewhere.ini")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o604);
+    }
+
+    #[test]
+    fn no_two_databases_of_a_file_share_what_is_staged_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pgbouncer.ini");
+        let long = "x".repeat(63);
+        let names = ["a.b", "a_b", "a%2eb", "a b", "ä", "Ã¤", &long, &long[1..]];
+        let lines: Vec<String> = names.iter().map(|name| format!("'{name}' = host=blue\n")).collect();
+        std::fs::write(&path, format!("[databases]\n{}", lines.concat())).unwrap();
+        let staged = names.map(|name| {
+            let ini = Ini::read(&path, name).unwrap();
+            let new = ini.pointed_at(&to("green", 5432, name)).unwrap();
+            (ini.stage(&new).unwrap(), ini, new)
+        });
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1 + names.len());
+        for (_, ini, new) in &staged {
+            ini.swap().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), *new);
+        }
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
     }
 
     #[test]
