@@ -1,6 +1,7 @@
 //! What the tool's tests share: its binary, a folder with its file, and small servers that are well.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod kill;
 pub mod world;
 
 use nix::sys::signal::{Signal, kill, killpg};

@@ -110,40 +110,10 @@ impl World {
     /// record; and every acknowledged write in its database.
     pub async fn check_end(&self, writer: Color, outcome: &Outcome) {
         for color in [Color::Blue, Color::Green] {
-            let client = self.cluster(color).connect("shop").await.unwrap();
-            let left = "SELECT 'slot ' || slot_name FROM pg_replication_slots
-                 UNION ALL SELECT 'publication ' || pubname FROM pg_publication
-                 UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
-                 UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname = 'bluegreen'";
-            let left: Vec<String> = client
-                .query(left, &[])
-                .await
-                .unwrap()
-                .iter()
-                .map(|row| row.get(0))
-                .collect();
-            assert!(left.is_empty(), "left behind at {color}: {left:?}");
-            let read_only: String = client
-                .query_one("SHOW default_transaction_read_only", &[])
-                .await
-                .unwrap()
-                .get(0);
-            // A migration that never began at green left it as it was.
-            if color == writer || writer == Color::Green {
-                assert_eq!(
-                    read_only,
-                    if color == writer { "off" } else { "on" },
-                    "read-only at {color}"
-                );
-            }
+            check_side(self.cluster(color), "shop", color, writer).await;
         }
         assert_eq!(self.paused().await, "0", "PgBouncer's paused flag");
-        let ini = std::fs::read_to_string(self.pooler.ini()).unwrap();
-        let line = ini.lines().find(|l| l.starts_with("shop =")).unwrap();
-        assert!(
-            line.contains(&format!("port={} ", self.cluster(writer).port())),
-            "{writer} writes: {line}"
-        );
+        check_line(&self.pooler, "shop", self.cluster(writer));
         let (address, ttl) = match writer {
             Color::Blue => ("127.0.0.2", 1),
             Color::Green => ("127.0.0.3", 1),
@@ -213,23 +183,65 @@ impl World {
 
     /// PgBouncer's paused flag.
     pub async fn paused(&self) -> String {
-        let admin = tokio_postgres::Config::new()
-            .host("127.0.0.1")
-            .port(self.pooler.port())
-            .user("admin")
-            .dbname("pgbouncer")
-            .connect(tokio_postgres::NoTls)
-            .await;
-        let (client, connection) = admin.unwrap();
-        let driving = tokio::spawn(connection);
-        let rows = client.simple_query("SHOW DATABASES").await.unwrap();
-        let row = rows.iter().find_map(|m| match m {
-            tokio_postgres::SimpleQueryMessage::Row(row) if row.get("name") == Some("shop") => row.get("paused"),
-            _ => None,
-        });
-        let paused = row.unwrap().to_owned();
-        drop(client);
-        driving.await.unwrap().unwrap();
-        paused
+        paused(&self.pooler, "shop").await
     }
+}
+
+/// Nothing of a migration is left in a side's database, and it takes writes exactly if it is to.
+pub async fn check_side(cluster: &PgCluster, database: &str, color: Color, writer: Color) {
+    let client = cluster.connect(database).await.unwrap();
+    let left = "SELECT 'slot ' || slot_name FROM pg_replication_slots
+         UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+         UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
+         UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname = 'bluegreen'";
+    let left: Vec<String> = client
+        .query(left, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(left.is_empty(), "left behind at {color}, in {database}: {left:?}");
+    let read_only: String = client
+        .query_one("SHOW default_transaction_read_only", &[])
+        .await
+        .unwrap()
+        .get(0);
+    // A migration that never began at green left it as it was.
+    if color == writer || writer == Color::Green {
+        assert_eq!(
+            read_only,
+            if color == writer { "off" } else { "on" },
+            "read-only at {color}, in {database}"
+        );
+    }
+}
+
+/// PgBouncer's file sends a database to that server.
+pub fn check_line(pooler: &PgBouncerServer, database: &str, writer: &PgCluster) {
+    let ini = std::fs::read_to_string(pooler.ini()).unwrap();
+    let line = ini.lines().find(|l| l.starts_with(&format!("{database} ="))).unwrap();
+    assert!(line.contains(&format!("port={} ", writer.port())), "{line}");
+}
+
+/// A database's paused flag in PgBouncer.
+pub async fn paused(pooler: &PgBouncerServer, database: &str) -> String {
+    let admin = tokio_postgres::Config::new()
+        .host("127.0.0.1")
+        .port(pooler.port())
+        .user("admin")
+        .dbname("pgbouncer")
+        .connect(tokio_postgres::NoTls)
+        .await;
+    let (client, connection) = admin.unwrap();
+    let driving = tokio::spawn(connection);
+    let rows = client.simple_query("SHOW DATABASES").await.unwrap();
+    let row = rows.iter().find_map(|m| match m {
+        tokio_postgres::SimpleQueryMessage::Row(row) if row.get("name") == Some(database) => row.get("paused"),
+        _ => None,
+    });
+    let paused = row.unwrap().to_owned();
+    drop(client);
+    driving.await.unwrap().unwrap();
+    paused
 }
