@@ -4,7 +4,7 @@
 //! the new one. Inside the pause there is one durable append and no other.
 
 use super::step::{Context, Progress, Step};
-use super::{mirror, traffic};
+use super::{mirror, prepare, traffic};
 use crate::duration::format_duration;
 use crate::error::{Error, Kind, Result};
 use crate::journal::state::Stage;
@@ -161,13 +161,21 @@ async fn lead_up(cx: &Context<'_>, to: Color) -> Result<Progress> {
     }
     if cx.with.gate.is_present() {
         // Opens what the gate needs to be quick, and finds out while nobody waits that it is not where we think.
-        let state = cx.with.gate.state().await?;
-        if state.at == to {
-            let message = format!(
-                "it points at {to} already, and {} writes: point it back first",
-                to.other()
-            );
-            return Err(Error::new(Kind::Diverged, "look at the gate", message).provider(cx.with.gate.name()));
+        match cx.with.gate.state().await {
+            Ok(state) if state.at == to => {
+                let message = format!(
+                    "it points at {to} already, and {} writes: point it back first",
+                    to.other()
+                );
+                return Err(Error::new(Kind::Diverged, "look at the gate", message).provider(cx.with.gate.name()));
+            }
+            Ok(_) => {}
+            // A part of it only, as after the restart of an instance: nobody wants that.
+            Err(e) if e.kind() == Kind::Diverged => {
+                cx.warn(format!("pointed back at {}: {e}", to.other()));
+                cx.with.gate.point_at(to.other()).await?;
+            }
+            Err(e) => return Err(e),
         }
     }
     let forecast = cx.with.replicator.arm(to, cx.spec.pause_budget).await?;
@@ -330,9 +338,26 @@ pub(crate) async fn unsettled(cx: &Context<'_>) -> Result<Unsettled> {
         return Ok(Unsettled::No);
     }
     let deadline = cx.now() + cx.spec.pause_budget;
-    let state = within(cx, deadline, "look at the gate", cx.with.gate.state()).await?;
-    let astray = state.held || under_way && state.at != cx.state.writer();
-    Ok(if astray { Unsettled::Gate } else { Unsettled::No })
+    let (writer, gate) = (cx.state.writer(), &cx.with.gate);
+    let seen = within(cx, deadline, "look at the gate", gate.state()).await;
+    // One commit record, or having seen the gate at blue, is what the journal knows of where writes go.
+    let known = cx.state.committed.is_some() || prepare::is_checked(cx.state);
+    match seen {
+        Ok(state) if state.at == writer || !under_way => Ok(if state.held { Unsettled::Gate } else { Unsettled::No }),
+        Ok(_) if known => Ok(Unsettled::Gate),
+        Ok(state) => {
+            let message = format!(
+                "it points at {}, and this journal does not know who writes: point it at {writer} first, if {writer} writes",
+                state.at
+            );
+            Err(Error::new(Kind::Diverged, "look at the gate", message).provider(gate.name()))
+        }
+        Err(e) if e.kind() == Kind::Diverged && known && under_way => {
+            cx.warn(format!("pointed at {writer}: {e}"));
+            Ok(Unsettled::Gate)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Puts it right: the writer of the journal writes, and nothing waits.

@@ -3,8 +3,9 @@
 use super::step::{Context, Progress, Step};
 use super::traffic::{self, Driven};
 use crate::duration::format_duration;
-use crate::error::{Error, Result};
-use crate::journal::Note;
+use crate::error::{Error, Kind, Result};
+use crate::journal::state::State;
+use crate::journal::{Note, StepName};
 use crate::model::{Color, Share};
 use crate::plan::Parts;
 use crate::provider::{Finding, Severity, Shape, Snapshot};
@@ -32,11 +33,7 @@ impl Step for Prepare {
     }
 
     async fn advance(&self, cx: &Context<'_>) -> Result<Progress> {
-        if cx
-            .own()
-            .last(|n| matches!(n, Note::Checked { .. }).then_some(()))
-            .is_none()
-        {
+        if !is_checked(cx.state) {
             let findings = examine(cx).await?;
             let blocking: Vec<String> = findings
                 .iter()
@@ -72,6 +69,12 @@ impl Step for Prepare {
     async fn undo(&self, cx: &Context<'_>) -> Result<Progress> {
         Ok(traffic::release(cx, Color::Blue).await?.unwrap_or(Progress::Done))
     }
+}
+
+/// Whether the checks have seen that nothing was in the way: blue is production, and the gate points there.
+pub(super) fn is_checked(state: &State) -> bool {
+    let checked = |n: &Note| matches!(n, Note::Checked { .. }).then_some(());
+    state.step(StepName::Prepare).last(checked).is_some()
 }
 
 /// The record as it is before we touch it, if it is what the specification says.
@@ -117,6 +120,13 @@ pub(crate) async fn examine(cx: &Context<'_>) -> Result<Vec<Finding>> {
         why: why.into(),
         mend: mend.into(),
     };
+    if !is_checked(cx.state)
+        && let Some(seen) = gate_astray(cx, &findings).await?
+    {
+        let why = "writes must go to blue when the migration starts, or it would move a database that nobody writes to";
+        let mend = "point it at blue, or correct what blue and green are in the migration";
+        findings.push(blocks("gate-points-elsewhere", seen, why, mend));
+    }
     // Once it is ours, the steps themselves see that it stays so.
     if cx.with.dns.is_present() && cx.state.traffic.before.is_none() {
         let checked = match plain_record(cx).await {
@@ -178,6 +188,21 @@ pub(crate) async fn examine(cx: &Context<'_>) -> Result<Vec<Finding>> {
     }
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.id.cmp(&b.id)));
     Ok(findings)
+}
+
+/// Where the gate points before anything has begun, if not at blue and if it has not said so itself.
+async fn gate_astray(cx: &Context<'_>, findings: &[Finding]) -> Result<Option<String>> {
+    let gate = &cx.with.gate;
+    let said = |f: &Finding| f.severity == Severity::Blocking && f.id.starts_with("gate-");
+    if !gate.is_present() || !cx.with.replicator.is_present() || findings.iter().any(said) {
+        return Ok(None);
+    }
+    match gate.state().await {
+        Ok(state) if state.at == Color::Blue => Ok(None),
+        Ok(state) => Ok(Some(format!("{} points at {}", gate.name(), state.at))),
+        Err(e) if e.kind() == Kind::Diverged => Ok(Some(e.to_string())),
+        Err(e) => Err(e),
+    }
 }
 
 /// Whether every share that the policy may ask for can be compiled.

@@ -77,7 +77,9 @@ pub trait WriteGate: fmt::Debug + Send + Sync + 'static {
     /// What it does now, read from the gate itself.
     ///
     /// # Errors
-    /// When it cannot be told, or its instances disagree about where they point.
+    /// `Diverged` when its instances are apart: some point at blue and some at green. Where the journal knows which side
+    /// writes, all of them are then pointed there. Any other kind when it cannot be told; `Conflict` when somebody pointed it
+    /// at neither.
     async fn state(&self) -> Result<GateState>;
 }
 

@@ -100,8 +100,8 @@ impl GateError {
                 io::ErrorKind::NotFound => Kind::NotFound,
                 _ => Kind::Unavailable,
             },
-            Self::NotEffective { .. } | Self::Foreign { .. } | Self::Disagree { .. } => Kind::Diverged,
-            Self::StillPaused { .. } => Kind::Conflict,
+            Self::NotEffective { .. } | Self::Disagree { .. } => Kind::Diverged,
+            Self::Foreign { .. } | Self::StillPaused { .. } => Kind::Conflict,
             Self::AndUnreleased(first, _) => first.kind(),
         }
     }

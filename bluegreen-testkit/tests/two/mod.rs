@@ -304,7 +304,12 @@ impl Crowd {
             };
             match self.databases[part].begin(unit.color(), token) {
                 Ok(transaction) => inside.push((part, unit, transaction)),
-                Err(why) => return self.failed(format!("write {token} of {} at {}: {why}", NAMES[part], unit.color())),
+                Err(why) => {
+                    for (part, _, transaction) in inside {
+                        self.databases[part].roll_back(transaction);
+                    }
+                    return self.failed(format!("write {token} of {} at {}: {why}", NAMES[part], unit.color()));
+                }
             }
             parts.remove(0);
         }

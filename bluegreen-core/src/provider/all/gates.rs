@@ -1,6 +1,6 @@
 //! `AllGates`: several gates as one.
 
-use super::{Parts, Says, named, with_the_way_out};
+use super::{Parts, Says, named, together, with_the_way_out};
 use crate::error::{Error, Kind, Result};
 use crate::model::Color;
 use crate::provider::{Finding, GateState, WriteGate};
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// let gates = AllGates::new().with("orders", orders.clone())?.with("stock", stock.clone())?;
 /// # Ok::<(), bluegreen_core::Error>(())
 /// ```
+///
+/// Gates that are apart, as a death or a restart may leave them, are [`Diverged`](Kind::Diverged); a migration whose journal
+/// knows which side writes points all of them there.
 ///
 /// A gate that others hold while no migration is under way is left alone, unless one of the parts begins held with its process
 /// ([`WriteGate::starts_held`]).
@@ -108,7 +111,13 @@ impl WriteGate for AllGates {
     }
 
     async fn state(&self) -> Result<GateState> {
-        let states = self.parts.all("read the gates", |part| part.state()).await?;
+        let mut answers = self.parts.each(|part| part.state()).await;
+        // What is apart can be put right; not so what cannot be told, or what somebody pointed elsewhere.
+        let apart = |answer: &Result<GateState>| answer.as_ref().is_err_and(|e| e.kind() == Kind::Diverged);
+        if answers.iter().any(|answer| answer.is_err() && !apart(answer)) {
+            answers.retain(|answer| !apart(answer));
+        }
+        let states = together("read the gates", answers)?;
         let named = || self.parts.named.iter().zip(&states);
         let held = states.iter().any(|s| s.held);
         // One that begins held has not been told yet where it points.
