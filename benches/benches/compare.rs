@@ -35,7 +35,12 @@ fn binaries() -> Option<(PgBinaries, PgBinaries)> {
         let found = available("PostgreSQL", PgBinaries::find())?;
         return Some((found.clone(), found));
     };
-    let of = |major: &str| available(&format!("PostgreSQL {major}"), PgBinaries::major(major.parse().unwrap()));
+    let of = |major: &str| {
+        available(
+            &format!("PostgreSQL {major}"),
+            PgBinaries::major(major.parse().unwrap()),
+        )
+    };
     let (blue, green) = majors.split_once('-').unwrap();
     Some((of(blue)?, of(green)?))
 }
@@ -225,6 +230,8 @@ async fn run() {
     assert_eq!(differences.len(), 3, "{answer}");
     end.send(true).unwrap();
     let rate = writing.await.unwrap() as f64 / began.elapsed().as_secs_f64();
-    println!("with three rows that differ, while others change {took:.2?}: {answer}\n{rate:.0} commits a second meanwhile");
+    println!(
+        "with three rows that differ, while others change {took:.2?}: {answer}\n{rate:.0} commits a second meanwhile"
+    );
     replicator.stop(Color::Blue).await.unwrap();
 }

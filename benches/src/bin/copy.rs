@@ -125,7 +125,11 @@ fn report(best: &[(Way, f64)]) {
 async fn measure(way: Way, args: &Args, blue: &PgCluster, wanted: &Content) -> Outcome<f64> {
     let green = cluster().await?;
     let jobs = args.jobs;
-    let (told, theirs, packed) = if args.as_they_come { ("", 4, "") } else { (BEST, jobs, "-Z0") };
+    let (told, theirs, packed) = if args.as_they_come {
+        ("", 4, "")
+    } else {
+        (BEST, jobs, "-Z0")
+    };
     let (from, to) = (blue.url(DATABASE), green.url(DATABASE));
     let folder = tempfile::tempdir()?;
     let place = folder.path().display();

@@ -44,6 +44,8 @@ pub(super) struct Finish<'a> {
     waiting: Vec<Job>,
     idle: Vec<Builder>,
     running: JoinSet<(Builder, Option<usize>, Result<()>)>,
+    /// Loads whose rows are not in yet.
+    copying: usize,
     /// Builds of each load that are not done yet.
     missing: HashMap<usize, usize>,
     step: i32,
@@ -78,6 +80,7 @@ impl<'a> Finish<'a> {
             waiting: Vec::new(),
             idle: (0..jobs).map(|_| None).collect(),
             running: JoinSet::new(),
+            copying: loads.len(),
             missing: HashMap::new(),
             step: last,
         })
@@ -87,7 +90,7 @@ impl<'a> Finish<'a> {
     pub(super) async fn tables(&mut self, mut done: UnboundedReceiver<usize>) -> Result<()> {
         let mut open = true;
         while open || !self.running.is_empty() || !self.waiting.is_empty() {
-            self.dispatch(open);
+            self.dispatch();
             tokio::select! {
                 load = done.recv(), if open => match load {
                     Some(load) => self.is_in(load),
@@ -127,7 +130,7 @@ impl<'a> Finish<'a> {
 
     async fn drain(&mut self) -> Result<()> {
         loop {
-            self.dispatch(false);
+            self.dispatch();
             let Some(ended) = self.running.join_next().await else {
                 return Ok(());
             };
@@ -137,6 +140,7 @@ impl<'a> Finish<'a> {
 
     /// The rows of a load are in.
     fn is_in(&mut self, load: usize) {
+        self.copying -= 1;
         let tables = &self.loads[load].tables;
         let [table] = tables.as_slice() else {
             let mut all: Vec<String> = tables.iter().flat_map(|t| self.rest.of(t).whole).collect();
@@ -178,7 +182,7 @@ impl<'a> Finish<'a> {
         self.waiting.push(Job { load, size, sql, what });
     }
 
-    fn dispatch(&mut self, copying: bool) {
+    fn dispatch(&mut self) {
         self.waiting.sort_by_key(|j| j.size);
         while let Some(builder) = self.idle.pop() {
             let Some(job) = self.waiting.pop() else {
@@ -186,7 +190,7 @@ impl<'a> Finish<'a> {
                 return;
             };
             // What is not used by others, an index may use: helpers only when there is little else to do.
-            let busy = self.running.len() + self.waiting.len() + 1 + usize::from(copying);
+            let busy = self.running.len() + self.waiting.len() + 1 + usize::from(self.copying > 0);
             let helpers = (self.copy.context.options.copy_jobs / busy).saturating_sub(1);
             self.step += 1;
             let (copy, step, settings) = (self.copy.clone(), self.step, self.rest.settings.clone());

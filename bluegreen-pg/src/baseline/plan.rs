@@ -10,9 +10,12 @@ use bluegreen_core::Result;
 /// A piece of this size is about a second's work: what is repeated when a connection is lost.
 pub(super) const CHUNK_BYTES: u64 = 64 << 20;
 
-/// A table up to this size is one piece all the same where there are others for the other streams: it is read without a
+/// A table up to this size is one piece all the same where there is other work for the other streams: it is read without a
 /// condition, and written already frozen, which only the transaction that emptied a table may do.
 const WHOLE_BYTES: u64 = 1 << 30;
+
+/// To make a byte of an index takes about as long as to copy so many of a table.
+const INDEX_BYTE: u64 = 3;
 
 /// Small tables share a piece up to this size and number: one round trip for all, and not too many locks.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -56,6 +59,8 @@ struct Table {
     pages: Option<u64>,
     /// With what is stored out of line.
     bytes: u64,
+    /// All its indexes.
+    indexes: u64,
     /// An extension's table: which of its rows are the user's.
     only: Option<String>,
 }
@@ -86,7 +91,8 @@ pub(super) async fn plan(origin: &Session, follower: &Session, sizes: Sizes) -> 
             columns,
             pages: row.get::<_, Option<i64>>(5).map(unsigned),
             bytes: unsigned(row.get(6)),
-            only: row.get(7),
+            indexes: unsigned(row.get(7)),
+            only: row.get(8),
         });
     }
     Ok((divide(tables, sizes), estimate))
@@ -100,7 +106,7 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, greatest(c.reltup
      coalesce((SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
          AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}'), \
      CASE WHEN m.amname = 'heap' THEN (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint END, \
-     pg_table_size(c.oid)::bigint, e.condition \
+     pg_table_size(c.oid)::bigint, pg_indexes_size(c.oid)::bigint, e.condition \
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am m ON m.oid = c.relam \
      LEFT JOIN (SELECT t.id, t.condition FROM pg_extension x, unnest(x.extconfig, x.extcondition) AS t (id, condition)) e \
          ON e.id = c.oid \
@@ -115,19 +121,19 @@ fn unsigned(value: i64) -> u64 {
 
 /// Divides the tables into loads, largest first.
 fn divide(tables: Vec<Table>, sizes: Sizes) -> Vec<Load> {
-    let total: u64 = tables.iter().map(|t| t.bytes).sum();
-    // A quarter more than its share: streams that end a little apart cost less than a table in parts.
-    let share = total / sizes.streams.max(1) / 4 * 5;
+    let all: u64 = tables.iter().map(|t| t.bytes + t.indexes * INDEX_BYTE).sum();
+    let whole = |table: &Table| {
+        // What there is to do beside its own indexes, which come after it. A quarter more than a stream's share: streams that
+        // end a little apart cost less than a table in parts.
+        let share = (all - table.indexes * INDEX_BYTE) / sizes.streams.max(1) / 4 * 5;
+        table.bytes <= share.min(WHOLE_BYTES)
+    };
     let mut step = 0;
     let mut loads = Vec::new();
     let (large, small): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| t.bytes > BATCH_BYTES / 2);
     for table in large {
         let pieces = table
-            .ranges(if table.bytes <= share.min(WHOLE_BYTES) {
-                u64::MAX
-            } else {
-                sizes.chunk
-            })
+            .ranges(if whole(&table) { u64::MAX } else { sizes.chunk })
             .into_iter()
             .map(|(range, bytes)| piece(&mut step, &[&table], range, bytes))
             .collect();
@@ -264,6 +270,7 @@ mod tests {
             binary: true,
             pages: Some(pages),
             bytes,
+            indexes: 0,
             only: None,
         }
     }
@@ -335,6 +342,17 @@ mod tests {
                 .iter()
                 .all(|p| !p.write.contains("TRUNCATE") && !p.write.contains("FREEZE"))
         );
+        let beside = |indexes| {
+            let smaller = Table {
+                indexes,
+                ..table("b", 40_000, 300 << 20)
+            };
+            divide(vec![table("a", 70_000, 560 << 20), smaller], SIZES)[0]
+                .pieces
+                .len()
+        };
+        assert_eq!(beside(0), 9, "the other stream would be idle");
+        assert_eq!(beside(40 << 20), 1, "the other's indexes are work too");
         let large: Vec<Table> = (0..8).map(|i| table(&format!("t{i}"), 200_000, 2 << 30)).collect();
         assert!(divide(large, SIZES).iter().all(|l| l.pieces.len() == 32));
     }
