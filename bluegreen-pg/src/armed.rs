@@ -370,7 +370,7 @@ impl crate::replicator::PgReplicator {
         }
         if forth == Direction::BlueToGreen {
             let (forth, back) = (self.name_of(forth), self.name_of(reverse(forth)));
-            echo::let_in(&writer, &follower, &settings.name, &forth, &back).await?;
+            echo::let_in(&writer, &follower, &settings.name, &forth, &back, echo::WITHIN).await?;
         }
         drift::check(&writer, &follower).await?;
         let travel = self.round_trip(&writer, &follower, Duration::from_secs(5)).await?;

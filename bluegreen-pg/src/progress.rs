@@ -1,9 +1,13 @@
 //! Work in the background and how far it is: what dies there is seen, never quiet.
 
 use bluegreen_core::{Kind, MirrorStatus, Progress, Result};
-use std::future::Future;
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -94,6 +98,16 @@ fn time_left(elapsed: Duration, done: u64, total: u64) -> Option<Duration> {
     u64::try_from(left).ok().map(Duration::from_millis)
 }
 
+/// What is said of work that panicked.
+fn died(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let cause = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!(
+        "the mirror's background work died: {}",
+        cause.unwrap_or("no cause was given")
+    )
+}
+
 /// A task of ours. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -102,7 +116,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Starts it; its error is kept.
+    /// Starts it; its error is kept, and its panic.
     pub(crate) fn spawn<F>(first_stage: &str, work: impl FnOnce(Arc<Report>) -> F) -> Self
     where
         F: Future<Output = Result<()>> + Send + 'static,
@@ -112,9 +126,15 @@ impl Work {
         let future = work(report.clone());
         let told = report.clone();
         let task = tokio::spawn(async move {
-            if let Err(e) = future.await {
-                tracing::error!(error = %e, "the mirror's background work failed");
-                *told.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((e.kind(), e.to_string()));
+            let mut future = pin!(future);
+            // After a panic it is not polled again, and only what is locked or atomic outlives it.
+            let ended = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+                Ok(polled) => polled.map(|result| result.map_err(|e| (e.kind(), e.to_string()))),
+                Err(panic) => Poll::Ready(Err((Kind::Unexpected, died(&*panic)))),
+            });
+            if let Err((kind, why)) = ended.await {
+                tracing::error!(error = %why, "the mirror's background work failed");
+                *told.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, why));
             }
         });
         Self { report, task }
@@ -151,6 +171,22 @@ impl Drop for Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_has_failed_with_its_cause() {
+        let work = Work::spawn("a stage", |_| async {
+            tokio::task::yield_now().await;
+            panic!("nothing in row {}", 7)
+        });
+        while work.is_running() {
+            tokio::task::yield_now().await;
+        }
+        let Some(MirrorStatus::Failed { kind, why }) = work.status() else {
+            panic!("{:?}", work.status());
+        };
+        assert_eq!(kind, Kind::Unexpected);
+        assert!(why.ends_with("died: nothing in row 7"), "{why}");
+    }
 
     #[test]
     fn the_time_that_is_left_follows_from_what_was_done() {

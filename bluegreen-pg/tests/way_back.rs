@@ -4,7 +4,7 @@
 
 mod common;
 
-use bluegreen_core::{Color, Direction, Event, FileJournal, Kind, Outcome, Replicator, Status};
+use bluegreen_core::{Color, Direction, Event, FileJournal, Kind, MirrorStatus, Outcome, Replicator, Status};
 use common::course::{is_held, migration, until};
 use common::mover::{fill, mover, roles};
 use common::secure::ask_for_password;
@@ -249,6 +249,64 @@ async fn blue_dies_right_after_it_writes_again_without_superuser() {
     );
     replicator.stop(Color::Green).await.unwrap();
     assert_eq!(replicator.leftovers().await.unwrap(), Vec::<String>::new());
+}
+
+/// Rows that somebody else brings to blue must reach green: nothing is passed over where that is known before, and a mirror that
+/// passed over some is never taken for whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_blue_has_from_elsewhere_is_never_passed_over_in_silence() {
+    let Some(mut pair) = Pair::of_majors(17, 18).await else {
+        return;
+    };
+    roles(&pair).await;
+    fill(&pair).await;
+    for color in [Color::Blue, Color::Green] {
+        ask_for_password(&pair, color, "mover", false).await;
+    }
+    let urls = [Color::Blue, Color::Green].map(|color| mover(&pair, color));
+    let replicator = pair.builder_of(urls[0].clone(), urls[1].clone()).build().unwrap();
+    pair.user = "app";
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    cut_over(&replicator, Color::Green).await;
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+
+    let elsewhere = pair.blue.connect("postgres").await.unwrap();
+    let (comes, goes) = (
+        "SELECT pg_replication_origin_create('x')",
+        "SELECT pg_replication_origin_drop('x')",
+    );
+    elsewhere.batch_execute(comes).await.unwrap();
+    replicator.arm(Color::Blue, WITHIN).await.unwrap();
+    assert_eq!(green_origin(&pair).await, "any");
+    elsewhere.batch_execute(goes).await.unwrap();
+    cut_over(&replicator, Color::Blue).await;
+    assert_eq!(green_origin(&pair).await, "none");
+
+    elsewhere.batch_execute(comes).await.unwrap();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    let since = Instant::now();
+    let why = loop {
+        match replicator.status(Direction::BlueToGreen).await.unwrap() {
+            MirrorStatus::Failed { kind, why } => {
+                assert_eq!(kind, Kind::Diverged, "{why}");
+                break why;
+            }
+            other => assert!(since.elapsed() < 6 * WITHIN, "{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(why.contains("the replication origin x"), "{why}");
+    let error = replicator.arm(Color::Green, WITHIN).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Diverged, "{error}");
+    assert_eq!(green_origin(&pair).await, "none");
+
+    // It brought nothing, and is gone.
+    elsewhere.batch_execute(goes).await.unwrap();
+    cut_over(&replicator, Color::Green).await;
+    assert_eq!(green_origin(&pair).await, "any");
+    replicator.stop(Color::Green).await.unwrap();
 }
 
 async fn green_origin(pair: &Pair) -> String {

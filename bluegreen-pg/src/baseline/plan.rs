@@ -106,7 +106,7 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, greatest(c.reltup
      coalesce((SELECT array_agg(a.atttypid ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
          AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}'), \
      CASE WHEN m.amname = 'heap' THEN (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint END, \
-     pg_table_size(c.oid)::bigint, pg_indexes_size(c.oid)::bigint, e.condition \
+     coalesce(pg_table_size(c.oid), 0)::bigint, coalesce(pg_indexes_size(c.oid), 0)::bigint, e.condition \
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am m ON m.oid = c.relam \
      LEFT JOIN (SELECT t.id, t.condition FROM pg_extension x, unnest(x.extconfig, x.extcondition) AS t (id, condition)) e \
          ON e.id = c.oid \
@@ -165,6 +165,12 @@ fn divide(tables: Vec<Table>, sizes: Sizes) -> Vec<Load> {
     loads
 }
 
+/// `i` of `count` parts of it; the product alone may be beyond 64 bits.
+fn share(all: u64, i: u64, count: u64) -> u64 {
+    let part = u128::from(all) * u128::from(i) / u128::from(count);
+    u64::try_from(part).unwrap_or(all)
+}
+
 /// First page, and the page after the last; without an end it takes what came since the planning.
 type Range = Option<(u64, Option<u64>)>;
 
@@ -195,7 +201,7 @@ impl Table {
         if count <= 1 {
             return vec![(None, self.bytes)];
         }
-        let (page_at, byte_at) = (|i: u64| pages * i / count, |i: u64| self.bytes * i / count);
+        let (page_at, byte_at) = (|i| share(pages, i, count), |i| share(self.bytes, i, count));
         (0..count)
             .map(|i| {
                 let to = (i + 1 < count).then(|| page_at(i + 1));
@@ -370,6 +376,16 @@ mod tests {
         let mut steps: Vec<i32> = loads.iter().flat_map(|l| &l.pieces).map(|p| p.step).collect();
         steps.sort_unstable();
         assert!(steps.windows(2).all(|w| w[0] + 1 == w[1]));
+    }
+
+    #[test]
+    fn the_largest_table_there_can_be_is_divided() {
+        // 32 TiB of pages, and as much again out of line.
+        let (pages, bytes) = (1_u64 << 32, 1_u64 << 46);
+        let ranges = table("t", pages, bytes).ranges(64 << 20);
+        assert_eq!(ranges.len(), 1 << 20);
+        assert_eq!(ranges.iter().map(|r| r.1).sum::<u64>(), bytes);
+        assert!(ranges.iter().all(|(_, each)| *each == 64 << 20));
     }
 
     proptest! {

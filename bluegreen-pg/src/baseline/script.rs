@@ -154,7 +154,8 @@ fn on_system(statement: &Statement) -> bool {
     };
     let named = |at| matches!(statement.name(at), Some("pg_catalog" | "information_schema"));
     let kind = |word| statement.has(on + 1, &[word]);
-    named(on + 2) && (kind("schema") || statement.has(on + 3, &["."])) || kind("language")
+    let of_server = |at| matches!(statement.name(at), Some("internal" | "c" | "sql" | "plpgsql"));
+    named(on + 2) && (kind("schema") || statement.has(on + 3, &["."])) || kind("language") && of_server(on + 2)
 }
 
 fn close(script: &str, words: &mut Vec<Word>, entries: &mut [Entry]) {
@@ -408,10 +409,19 @@ GRANT SELECT(rolname) ON TABLE pg_catalog.pg_authid TO app;
 -- Name: TABLE pg_catalog; Type: ACL; Schema: public; Owner: postgres
 GRANT SELECT ON TABLE public.pg_catalog TO app;
 -- Name: SCHEMA information_schema; Type: ACL; Schema: -; Owner: postgres
-REVOKE USAGE ON SCHEMA information_schema FROM PUBLIC;";
+REVOKE USAGE ON SCHEMA information_schema FROM PUBLIC;
+-- Name: LANGUAGE sql; Type: ACL; Schema: -; Owner: postgres
+REVOKE ALL ON LANGUAGE sql FROM PUBLIC;
+-- Name: LANGUAGE ours; Type: ACL; Schema: -; Owner: postgres
+GRANT ALL ON LANGUAGE ours TO app;";
         let (all, system) = statements(script);
-        assert_eq!(all, ["SET a = b", "GRANT SELECT ON TABLE public.pg_catalog TO app"]);
-        assert_eq!(system.len(), 3, "{system:?}");
+        let kept = [
+            "SET a = b",
+            "GRANT SELECT ON TABLE public.pg_catalog TO app",
+            "GRANT ALL ON LANGUAGE ours TO app",
+        ];
+        assert_eq!(all, kept);
+        assert_eq!(system.len(), 4, "{system:?}");
         assert!(system[0].contains("FROM PUBLIC;\nGRANT ALL"), "{system:?}");
     }
 
