@@ -97,6 +97,12 @@ impl Pair {
         process.kill().await;
     }
 
+    /// Whether both of them lead to that side, and nobody waits.
+    async fn is(&self, color: Color) -> bool {
+        let state = self.gate().state().await.map(|s| (s.held, s.at));
+        state.ok() == Some((false, color))
+    }
+
     /// Whoever comes through either of them is served by that side.
     async fn serves(&self, color: Color) {
         let port = match color {
@@ -184,9 +190,10 @@ async fn before_the_commit_record_all_go_back_to_blue_and_after_it_all_to_green(
     pair.second().point_at(Color::Green).await.unwrap();
     pair.second().hold(BUDGET).await.unwrap();
     assert_eq!(pair.gate().state().await.unwrap_err().kind(), Kind::Diverged);
-    // It ends as soon as it has begun the next step: what was apart is put right before.
-    pair.dies_at(|body| matches!(body, Body::Resumed { answers: false }))
-        .await;
+    let mut process = pair.process();
+    process.until(async || pair.is(Color::Blue).await).await;
+    process.kill().await;
+    pair.serves(Color::Blue).await;
     pair.dies_at(|body| noted(body, |note| matches!(note, Note::Pause { .. })))
         .await;
     pair.serves(Color::Green).await;
@@ -199,12 +206,7 @@ async fn before_the_commit_record_all_go_back_to_blue_and_after_it_all_to_green(
         }
         assert_eq!(pair.gate().state().await.unwrap_err().kind(), Kind::Diverged);
         let mut process = pair.process();
-        let gate = pair.gate();
-        let right = async || {
-            let state = gate.state().await.map(|s| (s.held, s.at));
-            state.ok() == Some((false, Color::Green))
-        };
-        process.until(right).await;
+        process.until(async || pair.is(Color::Green).await).await;
         pair.serves(Color::Green).await;
         if held {
             process.handle.go_back();

@@ -158,6 +158,32 @@ fn a_journal_that_knows_nothing_points_no_gate() {
     }
 }
 
+/// One begins held, as a gate in the process does, and the other leads to green: the checks say so, and an abort ends it.
+#[test]
+fn a_gate_that_begins_held_does_not_wait_on_a_journal_that_knows_nothing() {
+    for aborted in [false, true] {
+        let shop = Shop::open([true, false]);
+        shop.gates[0].crash();
+        shop.gates[1].point_at(Color::Green).now_or_never().unwrap().unwrap();
+        shop.excuse();
+        let Ended::Answered(Err(e)) = shop.process(&shop.sound()) else {
+            panic!("it went on:\n{}", shop.story())
+        };
+        assert_eq!(e.kind(), Kind::HumanNeeded, "{e}");
+        assert!(e.to_string().contains("nothing was changed"), "{e}");
+        if aborted {
+            shop.journal.request("end", Signal::Abort);
+            let outcome = shop.finish();
+            assert!(matches!(outcome, Outcome::RolledBack { .. }), "{outcome}");
+            assert_eq!(shop.gates[1].look().at, Color::Green, "nobody knows better");
+            continue;
+        }
+        shop.gates[1].point_at(Color::Blue).now_or_never().unwrap().unwrap();
+        assert_eq!(shop.finish(), Outcome::Completed);
+        assert!(shop.gates.iter().all(|gate| !gate.look().held));
+    }
+}
+
 /// An instance that is restarted with an old file, while the process lives: before the pause all are pointed alike.
 #[test]
 fn one_that_turns_while_the_copy_runs_is_turned_back_before_the_pause() {

@@ -7,7 +7,7 @@ use super::step::{Context, Progress, Step};
 use super::{mirror, prepare, traffic};
 use crate::duration::format_duration;
 use crate::error::{Error, Kind, Result};
-use crate::journal::state::Stage;
+use crate::journal::state::{Stage, State};
 use crate::journal::{Note, PausePart, StepName};
 use crate::model::{Color, Direction, Position, Share};
 use crate::plan::Parts;
@@ -340,8 +340,7 @@ pub(crate) async fn unsettled(cx: &Context<'_>) -> Result<Unsettled> {
     let deadline = cx.now() + cx.spec.pause_budget;
     let (writer, gate) = (cx.state.writer(), &cx.with.gate);
     let seen = within(cx, deadline, "look at the gate", gate.state()).await;
-    // One commit record, or having seen the gate at blue, is what the journal knows of where writes go.
-    let known = cx.state.committed.is_some() || prepare::is_checked(cx.state);
+    let known = knows_who_writes(cx.state);
     match seen {
         Ok(state) if state.at == writer || !under_way => Ok(if state.held { Unsettled::Gate } else { Unsettled::No }),
         Ok(_) if known => Ok(Unsettled::Gate),
@@ -358,6 +357,11 @@ pub(crate) async fn unsettled(cx: &Context<'_>) -> Result<Unsettled> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// One commit record, or having seen the gate at blue, is what a journal knows of where writes go.
+pub(crate) fn knows_who_writes(state: &State) -> bool {
+    state.committed.is_some() || prepare::is_checked(state)
 }
 
 /// Puts it right: the writer of the journal writes, and nothing waits.

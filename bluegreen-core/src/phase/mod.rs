@@ -15,7 +15,7 @@ mod soak;
 mod step;
 mod traffic;
 
-pub(crate) use cut_over::{Unsettled, abandon, settle, unsettled};
+pub(crate) use cut_over::{Unsettled, abandon, knows_who_writes, settle, unsettled};
 pub(crate) use prepare::examine;
 pub(crate) use step::{Collaborators, Context, Hook, Live, Progress, Step};
 
