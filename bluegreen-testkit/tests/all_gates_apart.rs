@@ -176,6 +176,13 @@ fn a_gate_that_begins_held_does_not_wait_on_a_journal_that_knows_nothing() {
             let outcome = shop.finish();
             assert!(matches!(outcome, Outcome::RolledBack { .. }), "{outcome}");
             assert_eq!(shop.gates[1].look().at, Color::Green, "nobody knows better");
+            // Nor does a process that finds it over.
+            assert_eq!(shop.finish(), outcome);
+            assert_eq!(
+                shop.gates[1].look().at,
+                Color::Green,
+                "nobody knows better after the end"
+            );
             continue;
         }
         shop.gates[1].point_at(Color::Blue).now_or_never().unwrap().unwrap();

@@ -342,7 +342,9 @@ pub(crate) async fn unsettled(cx: &Context<'_>) -> Result<Unsettled> {
     let seen = within(cx, deadline, "look at the gate", gate.state()).await;
     let known = knows_who_writes(cx.state);
     match seen {
-        Ok(state) if state.at == writer || !under_way => Ok(if state.held { Unsettled::Gate } else { Unsettled::No }),
+        Ok(state) if state.at == writer || known && !under_way => {
+            Ok(if state.held { Unsettled::Gate } else { Unsettled::No })
+        }
         Ok(_) if known => Ok(Unsettled::Gate),
         Ok(state) => {
             let message = format!(
