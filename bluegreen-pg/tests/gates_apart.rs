@@ -191,11 +191,16 @@ async fn before_the_commit_record_all_go_back_to_blue_and_after_it_all_to_green(
     pair.second().hold(BUDGET).await.unwrap();
     assert_eq!(pair.gate().state().await.unwrap_err().kind(), Kind::Diverged);
     let mut process = pair.process();
+    // It is to go no further than that.
+    process.handle.pause();
     process.until(async || pair.is(Color::Blue).await).await;
     process.kill().await;
     pair.serves(Color::Blue).await;
-    pair.dies_at(|body| noted(body, |note| matches!(note, Note::Pause { .. })))
-        .await;
+    let mut process = pair.process();
+    process.handle.resume();
+    let paused = |body: &Body| noted(body, |note| matches!(note, Note::Pause { .. }));
+    process.until(async || has(&pair.journal(), paused)).await;
+    process.kill().await;
     pair.serves(Color::Green).await;
 
     // Green writes, and somebody who knows nothing of it starts one with the file of yesterday.
