@@ -140,8 +140,11 @@ impl PgReplicator {
                 let row = watch
                     .origin
                     .query_opt(
-                        "SELECT greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint \
-                         FROM pg_stat_replication WHERE application_name = $1",
+                        // By the slot: of two of that name one is about to end. What has not been told is not zero.
+                        "SELECT CASE WHEN r.replay_lsn IS NOT NULL \
+                             THEN greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), r.replay_lsn), 0)::bigint END \
+                         FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid \
+                         WHERE s.slot_name = $1 AND s.database = current_database()",
                         &[&name],
                     )
                     .await

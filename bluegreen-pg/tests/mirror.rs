@@ -152,3 +152,29 @@ async fn what_cannot_work_is_refused_before_anything_changes() {
     assert_eq!(e.kind(), Kind::InvalidInput, "{e}");
     assert_eq!(replicator.leftovers().await.unwrap(), Vec::<String>::new());
 }
+
+/// As when a worker begins anew before the server has noticed that the last one is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_senders_of_one_name_are_no_error() {
+    let Some((pair, replicator)) = Pair::mirrored("CREATE TABLE t (id int PRIMARY KEY)").await else {
+        return;
+    };
+    let blue = pair.client(Color::Blue).await;
+    let ours = "SELECT application_name FROM pg_stat_replication";
+    let name: String = blue.query_one(ours, &[]).await.unwrap().get(0);
+    let psql = pair.cluster(Color::Blue).binaries().dir().join("psql");
+    let mut other = tokio::process::Command::new(psql)
+        .args(["-d", &format!("{} replication=database", pair.url(Color::Blue))])
+        .env("PGAPPNAME", &name)
+        .stdin(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let both = "SELECT count(*) FROM pg_stat_replication WHERE application_name = $1";
+    while blue.query_one(both, &[&name]).await.unwrap().get::<_, i64>(0) < 2 {
+        assert_eq!(other.try_wait().unwrap(), None);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let status = replicator.status(Direction::BlueToGreen).await.unwrap();
+    assert!(matches!(status, MirrorStatus::Streaming(_)), "{status:?}");
+}
