@@ -1,13 +1,12 @@
 //! Work in the background and how far it is: what dies there is seen, never quiet.
 
 use bluegreen_core::{Kind, MirrorStatus, Progress, Result};
+use futures::FutureExt;
 use std::any::Any;
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -126,13 +125,12 @@ impl Work {
         let future = work(report.clone());
         let told = report.clone();
         let task = tokio::spawn(async move {
-            let mut future = pin!(future);
-            // After a panic it is not polled again, and only what is locked or atomic outlives it.
-            let ended = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-                Ok(polled) => polled.map(|result| result.map_err(|e| (e.kind(), e.to_string()))),
-                Err(panic) => Poll::Ready(Err((Kind::Unexpected, died(&*panic)))),
-            });
-            if let Err((kind, why)) = ended.await {
+            // After a panic only what is locked or atomic outlives it.
+            let ended = match AssertUnwindSafe(future).catch_unwind().await {
+                Ok(result) => result.map_err(|e| (e.kind(), e.to_string())),
+                Err(panic) => Err((Kind::Unexpected, died(&*panic))),
+            };
+            if let Err((kind, why)) = ended {
                 tracing::error!(error = %why, "the mirror's background work failed");
                 *told.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, why));
             }

@@ -6,8 +6,7 @@ mod common;
 
 use bluegreen_core::{Color, Direction, Event, FileJournal, Kind, MirrorStatus, Outcome, Replicator, Status};
 use common::course::{is_held, migration, until};
-use common::mover::{fill, mover, roles};
-use common::secure::ask_for_password;
+use common::mover::of_mover;
 use common::writers::{LEDGER, Writers, check};
 use common::{Pair, WITHIN, cut_over, digests, proved, streaming};
 use futures::StreamExt;
@@ -197,14 +196,7 @@ async fn blue_dies_right_after_it_writes_again_without_superuser() {
     let Some(mut pair) = Pair::durable_of_majors(17, 18).await else {
         return;
     };
-    roles(&pair).await;
-    fill(&pair).await;
-    for color in [Color::Blue, Color::Green] {
-        ask_for_password(&pair, color, "mover", false).await;
-    }
-    let urls = [Color::Blue, Color::Green].map(|color| mover(&pair, color));
-    let replicator = pair.builder_of(urls[0].clone(), urls[1].clone()).build().unwrap();
-    pair.user = "app";
+    let replicator = of_mover(&mut pair).await;
     replicator.start(Direction::BlueToGreen).await.unwrap();
     streaming(&replicator, Direction::BlueToGreen).await;
     // Of another database, it is in nobody's way; but while it is open a slot that is moved is not written to disk.
@@ -258,14 +250,7 @@ async fn what_blue_has_from_elsewhere_is_never_passed_over_in_silence() {
     let Some(mut pair) = Pair::of_majors(17, 18).await else {
         return;
     };
-    roles(&pair).await;
-    fill(&pair).await;
-    for color in [Color::Blue, Color::Green] {
-        ask_for_password(&pair, color, "mover", false).await;
-    }
-    let urls = [Color::Blue, Color::Green].map(|color| mover(&pair, color));
-    let replicator = pair.builder_of(urls[0].clone(), urls[1].clone()).build().unwrap();
-    pair.user = "app";
+    let replicator = of_mover(&mut pair).await;
     replicator.start(Direction::BlueToGreen).await.unwrap();
     streaming(&replicator, Direction::BlueToGreen).await;
     cut_over(&replicator, Color::Green).await;

@@ -86,17 +86,11 @@ impl Step for Hold {
         };
         cx.warn(what.clone());
         let known = cx.state.way_back_broken.is_some();
-        let known_for_good = known
-            && cx
-                .own()
-                .last(|n| {
-                    if let Note::WayBack { for_good, .. } = n {
-                        Some(*for_good)
-                    } else {
-                        None
-                    }
-                })
-                .unwrap_or(false);
+        let told = |n: &Note| match n {
+            Note::WayBack { for_good, .. } => Some(*for_good),
+            _ => None,
+        };
+        let known_for_good = known && cx.own().last(told) == Some(true);
         let for_good = matches!(loss, Loss::ForGood);
         let news = match loss {
             // What passes by itself (a server that is restarted) is no news; what lasts is.

@@ -1,9 +1,11 @@
 //! A role that has what managed services give, and no superuser's rights.
 
+use super::secure::ask_for_password;
 use super::whole::MORE;
 use super::writers::LEDGER;
 use super::{DB, Pair};
 use bluegreen_core::Color;
+use bluegreen_pg::PgReplicator;
 
 pub const PASSWORD: &str = "ge'h\\eim \"ü\"";
 
@@ -41,6 +43,19 @@ pub fn mover(pair: &Pair, color: Color) -> String {
     let password = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
     pair.url(color)
         .replace("user=postgres", &format!("user=mover password='{password}'"))
+}
+
+/// A filled pair's replicator, which is no superuser anywhere; from now on the pair's own sessions are the application's.
+pub async fn of_mover(pair: &mut Pair) -> PgReplicator {
+    roles(pair).await;
+    fill(pair).await;
+    for color in [Color::Blue, Color::Green] {
+        ask_for_password(pair, color, "mover", false).await;
+    }
+    let (blue, green) = (mover(pair, Color::Blue), mover(pair, Color::Green));
+    let replicator = pair.builder_of(blue, green).build().unwrap();
+    pair.user = "app";
+    replicator
 }
 
 /// The application's tables, made by the role that owns the database.

@@ -1,20 +1,21 @@
 //! `bluegreen run`, killed by SIGKILL at random instants and started again until it is over.
 
 use super::Tool;
+use bluegreen_core::Color;
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;
 
 /// A number from the environment.
-pub fn number(name: &str) -> Option<u64> {
+fn number(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
 /// Chance, from a seed that is printed: `BLUEGREEN_SEED` repeats a run's choices.
-pub fn chance() -> StdRng {
+fn chance() -> StdRng {
     let seed = number("BLUEGREEN_SEED").unwrap_or_else(rand::random);
     println!("BLUEGREEN_SEED={seed}");
     StdRng::seed_from_u64(seed)
@@ -97,6 +98,22 @@ async fn run_until(tool: &Tool, when: &Instant) -> Option<i32> {
     }
 }
 
+/// Migrations, until so many kills are done in all; every `back`th is sent back. Each is told how often it may be killed at
+/// most and whether it goes back, and says how often it was, or nothing where a server is missing.
+pub async fn all_kills(default: u64, back: u64, mut one: impl AsyncFnMut(&mut StdRng, u64, bool) -> Option<u64>) {
+    let wanted = number("BLUEGREEN_KILLS").unwrap_or(default);
+    let mut rng = chance();
+    let (mut kills, mut migrations) = (0, 0);
+    while kills < wanted {
+        let goes_back = migrations % back == back - 1;
+        let Some(killed) = one(&mut rng, wanted - kills, goes_back).await else {
+            return;
+        };
+        (kills, migrations) = (kills + killed, migrations + 1);
+        println!("{migrations} migrations, {kills} kills");
+    }
+}
+
 /// How one migration is killed.
 pub struct Plan {
     /// How often, at most.
@@ -107,8 +124,8 @@ pub struct Plan {
     pub pause_may_come: fn(&str) -> bool,
 }
 
-/// Starts a migration again and again until it is over: its exit code, and how often it was killed.
-pub async fn until_over(tool: &Tool, rng: &mut StdRng, plan: &Plan) -> (i32, u64) {
+/// Starts a migration again and again until it is over: who writes then, and how often it was killed.
+pub async fn until_over(tool: &Tool, rng: &mut StdRng, plan: &Plan) -> (Color, u64) {
     if plan.goes_back {
         tool.write(&tool.text().replace("hold = \"1s\"", "hold = \"1h\""));
     }
@@ -148,10 +165,16 @@ pub async fn until_over(tool: &Tool, rng: &mut StdRng, plan: &Plan) -> (i32, u64
             status,
             now.errors.trim()
         );
-        match ended {
-            Some(code) => return (code, kills),
-            None => kills += 1,
+        if let Some(code) = ended {
+            let writer = match code {
+                0 => Color::Green,
+                3 => Color::Blue,
+                code => panic!("it ended with {code}: {:?}", tool.run("status").await),
+            };
+            assert!(!plan.goes_back || writer == Color::Blue, "it was sent back");
+            return (writer, kills);
         }
+        kills += 1;
         if plan.goes_back && !asked && status.contains(": hold") {
             asked = true;
             assert_eq!(tool.run("go-back").await.code, Some(0));
