@@ -12,7 +12,7 @@ use crate::progress::Report;
 use crate::replicator::Context;
 use crate::wire::Wire;
 use bluegreen_core::{Direction, Error, Kind, Result};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
@@ -36,6 +36,7 @@ pub(super) struct Copy {
     pub(super) snapshot: String,
     pub(super) report: Arc<Report>,
     pub(super) brake: Arc<Brake>,
+    pub(super) queue: Mutex<Queue>,
 }
 
 /// Why a copy ended before its end.
@@ -52,14 +53,14 @@ impl From<Error> for Stop {
     }
 }
 
-/// Copies every row of the loads. `done` hears the number of each load whose tables are complete.
-pub(super) async fn run(copy: &Arc<Copy>, loads: &[Load], done: UnboundedSender<usize>) -> Result<(), Stop> {
+/// Copies every row of the loads. `done` hears of each piece that is in, and with the last one of a load the number of it: its
+/// tables are complete.
+pub(super) async fn run(copy: &Arc<Copy>, loads: &[Load], done: UnboundedSender<Option<usize>>) -> Result<(), Stop> {
     let pieces: usize = loads.iter().map(|l| l.pieces.len()).sum();
     let streams = copy.context.options.copy_jobs.clamp(1, pieces.max(1));
-    let queue = Arc::new(Mutex::new(Queue::new(loads)));
     let mut set = JoinSet::new();
     for number in 0..streams {
-        set.spawn(stream(copy.clone(), number, queue.clone(), done.clone()));
+        set.spawn(stream(copy.clone(), number, done.clone()));
     }
     while let Some(ended) = set.join_next().await {
         // The first failure ends the others: dropping the set aborts them.
@@ -68,25 +69,20 @@ pub(super) async fn run(copy: &Arc<Copy>, loads: &[Load], done: UnboundedSender<
     Ok(())
 }
 
-async fn stream(
-    copy: Arc<Copy>,
-    number: usize,
-    queue: Arc<Mutex<Queue>>,
-    done: UnboundedSender<usize>,
-) -> Result<(), Stop> {
-    let queue = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+async fn stream(copy: Arc<Copy>, number: usize, done: UnboundedSender<Option<usize>>) -> Result<(), Stop> {
     let mut pair = None;
     let mut at = None;
     loop {
-        copy.brake.turn(number, || queue().is_empty()).await;
-        let next = queue().next(at);
+        copy.brake.turn(number, || copy.queue().is_empty()).await;
+        let next = copy.queue().next(at);
         let Some((load, piece)) = next else {
             copy.brake.ended(number);
             return Ok(());
         };
         at = Some(load);
         copy.piece(&mut pair, number, &piece).await?;
-        if queue().is_in(load) && done.send(load).is_err() {
+        let whole = copy.queue().is_in(load);
+        if done.send(whole.then_some(load)).is_err() {
             return Ok(());
         }
     }
@@ -99,6 +95,10 @@ struct Pair {
 }
 
 impl Copy {
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Copies a piece, again and again while connections are lost.
     async fn piece(&self, pair: &mut Option<Pair>, number: usize, piece: &Piece) -> Result<(), Stop> {
         let mut trial = Trial::default();

@@ -31,6 +31,13 @@ struct Job {
     what: String,
 }
 
+impl Job {
+    /// What it is of all the work; what makes a table complete is little.
+    fn weight(&self) -> u64 {
+        if self.size == THEN { 0 } else { self.size }
+    }
+}
+
 /// A session that does jobs, and its process.
 type Builder = Option<(Session, i32)>;
 
@@ -43,7 +50,9 @@ pub(super) struct Finish<'a> {
     sizes: HashMap<Relation, u64>,
     waiting: Vec<Job>,
     idle: Vec<Builder>,
-    running: JoinSet<(Builder, Option<usize>, Result<()>)>,
+    running: JoinSet<(Builder, Job, Result<()>)>,
+    /// How large those under way are together.
+    under_way: u64,
     /// Loads whose rows are not in yet.
     copying: usize,
     /// Builds of each load that are not done yet.
@@ -80,6 +89,7 @@ impl<'a> Finish<'a> {
             waiting: Vec::new(),
             idle: (0..jobs).map(|_| None).collect(),
             running: JoinSet::new(),
+            under_way: 0,
             copying: loads.len(),
             missing: HashMap::new(),
             step: last,
@@ -87,13 +97,15 @@ impl<'a> Finish<'a> {
     }
 
     /// Does what each table needs as soon as it is in, until all are. Returns when it is all done.
-    pub(super) async fn tables(&mut self, mut done: UnboundedReceiver<usize>) -> Result<()> {
+    pub(super) async fn tables(&mut self, mut done: UnboundedReceiver<Option<usize>>) -> Result<()> {
         let mut open = true;
         while open || !self.running.is_empty() || !self.waiting.is_empty() {
             self.dispatch();
             tokio::select! {
                 load = done.recv(), if open => match load {
-                    Some(load) => self.is_in(load),
+                    Some(Some(load)) => self.is_in(load),
+                    // A place is free, perhaps.
+                    Some(None) => {}
                     None => open = false,
                 },
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
@@ -183,29 +195,36 @@ impl<'a> Finish<'a> {
     }
 
     fn dispatch(&mut self) {
+        let jobs = self.copy.context.options.copy_jobs;
+        let most = self.copy.queue().builders(jobs);
         self.waiting.sort_by_key(|j| j.size);
-        while let Some(builder) = self.idle.pop() {
+        while self.running.len() < most
+            && let Some(builder) = self.idle.pop()
+        {
             let Some(job) = self.waiting.pop() else {
                 self.idle.push(builder);
                 return;
             };
-            // What is not used by others, an index may use: helpers only when there is little else to do.
-            let busy = self.running.len() + self.waiting.len() + 1 + usize::from(self.copying > 0);
-            let helpers = (self.copy.context.options.copy_jobs / busy).saturating_sub(1);
+            let others = self.running.len() + self.waiting.len() + usize::from(self.copying > 0);
+            let beside = self.under_way + self.waiting.iter().map(Job::weight).sum::<u64>();
+            let longest = self.copying == 0 && job.weight() > beside;
+            // What is not used by others, an index may use. The one that is more than all others together ends last.
+            let helpers = if longest { jobs } else { jobs / (others + 1) }.saturating_sub(1);
+            self.under_way += job.weight();
             self.step += 1;
             let (copy, step, settings) = (self.copy.clone(), self.step, self.rest.settings.clone());
             self.running.spawn(async move {
                 let mut builder = builder;
                 let done = copy.step(&mut builder, step, &settings, helpers, &job).await;
                 copy.report.built(if job.load.is_some() { job.size } else { 0 });
-                (builder, job.load, done)
+                (builder, job, done)
             });
         }
     }
 
     fn ended(
         &mut self,
-        ended: std::result::Result<(Builder, Option<usize>, Result<()>), tokio::task::JoinError>,
+        ended: std::result::Result<(Builder, Job, Result<()>), tokio::task::JoinError>,
     ) -> Result<Option<usize>> {
         let died = |e| {
             fault(
@@ -214,9 +233,10 @@ impl<'a> Finish<'a> {
                 format!("a worker died: {e}"),
             )
         };
-        let (builder, load, done) = ended.map_err(died)?;
+        let (builder, job, done) = ended.map_err(died)?;
         self.idle.push(builder);
-        done.map(|()| load)
+        self.under_way -= job.weight();
+        done.map(|()| job.load)
     }
 }
 

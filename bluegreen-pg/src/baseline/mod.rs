@@ -23,8 +23,9 @@ use crate::{catalog, identity, mirror, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
+use queue::Queue;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -186,6 +187,7 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
         snapshot: snapshot.name.clone(),
         report: report.clone(),
         brake: Arc::new(Brake::new(context.options.copy_jobs)),
+        queue: Mutex::new(Queue::new(&loads)),
     });
     let mut finish = finish::Finish::new(copy.clone(), &rest, &loads, &origin).await?;
     finish.in_order(&rest.before, "statistics objects").await?;

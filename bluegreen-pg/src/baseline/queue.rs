@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(super) struct Queue {
     open: Vec<Open>,
+    /// Pieces that a stream has and that are not in yet.
+    under_way: usize,
 }
 
 #[derive(Debug)]
@@ -28,12 +30,18 @@ impl Queue {
                 missing: load.pieces.len(),
             })
             .collect();
-        Self { open }
+        Self { open, under_way: 0 }
     }
 
     /// The next piece for a stream that was at the load `at`: it stays there, so that rows keep their order; else it takes
     /// the largest that nobody began; else it helps where most is left, from the end.
     pub(super) fn next(&mut self, at: Option<usize>) -> Option<(usize, Piece)> {
+        let next = self.take(at);
+        self.under_way += usize::from(next.is_some());
+        next
+    }
+
+    fn take(&mut self, at: Option<usize>) -> Option<(usize, Piece)> {
         let stays = at.filter(|i| self.open.get(*i).is_some_and(|o| !o.pieces.is_empty()));
         let fresh = || self.open.iter().position(|o| !o.begun && !o.pieces.is_empty());
         if let Some(i) = stays.or_else(fresh) {
@@ -49,8 +57,19 @@ impl Queue {
 
     /// A piece of the load is in. Whether all of them are.
     pub(super) fn is_in(&mut self, load: usize) -> bool {
+        self.under_way -= 1;
         self.open[load].missing -= 1;
         self.open[load].missing == 0
+    }
+
+    /// How many indexes may be made at a time beside the streams. What is copied when nothing is left to take is what all
+    /// will wait for in the end: there, an index gets the place of a stream that has nothing to do, and never more.
+    pub(super) fn builders(&self, jobs: usize) -> usize {
+        if self.is_empty() {
+            jobs.saturating_sub(self.under_way).max(1)
+        } else {
+            jobs
+        }
     }
 
     /// Whether there is nothing left to take.
@@ -97,5 +116,32 @@ mod tests {
         assert!(queue.is_in(2));
         assert!(!queue.is_in(1));
         assert!(queue.is_in(1));
+    }
+
+    #[test]
+    fn at_the_end_of_the_rows_an_index_gets_no_more_than_an_idle_streams_place() {
+        let mut queue = Queue::new(&[load(10, &[5]), load(20, &[4]), load(30, &[3]), load(40, &[2])]);
+        for _ in 0..3 {
+            queue.next(None);
+        }
+        assert_eq!(
+            queue.builders(4),
+            4,
+            "there is more to copy: it is the same work in any order"
+        );
+        queue.next(None);
+        assert_eq!(
+            queue.builders(4),
+            1,
+            "every stream is at its last piece, and one index may be made all the same"
+        );
+        queue.is_in(0);
+        assert_eq!(queue.builders(4), 1);
+        queue.is_in(2);
+        assert_eq!(queue.builders(4), 2);
+        queue.is_in(1);
+        queue.is_in(3);
+        assert_eq!(queue.builders(4), 4, "all rows are in");
+        assert_eq!(Queue::new(&[]).builders(2), 2, "there were none");
     }
 }
