@@ -2,7 +2,7 @@
 
 use crate::armed::{Armed, opened_again};
 use crate::connect::Session;
-use crate::error::{Doing, fault};
+use crate::error::fault;
 use crate::fence::look_again;
 use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
@@ -39,11 +39,8 @@ async fn last_look(armed: &Armed, publication: &str) -> Result<Vec<(i64, bool)>>
     let (values, (), ()) = futures::try_join!(
         armed.sequences.read(&armed.from_reads),
         look_again(&armed.from_reads, check, publication, armed.sequences.count()),
-        async {
-            // Without a break since the fence, or something may have been written after the marker.
-            let held = armed.lock.batch_execute("SELECT 1").await;
-            held.doing("see that the table lock is still held")
-        },
+        // Without a break since the fence, or something may have been written after the marker.
+        armed.still_locks(),
     )?;
     Ok(values)
 }
@@ -62,11 +59,7 @@ impl PgReplicator {
         let (forth, reverse) = (self.name_of(Direction::to(to)), self.name_of(Direction::from(to)));
         let sequences = armed.sequences.count();
         // Before anything is changed: who slept meanwhile may have been ousted.
-        armed
-            .lock
-            .batch_execute("SELECT 1")
-            .await
-            .doing("see that the table lock is still held")?;
+        armed.still_locks().await?;
         // From here on the reverse slot must keep what is written at `to`: nobody advances it again but for once below.
         let keeper = self.keeper().take();
         let dbname = settings.server(to.other()).conninfo().dbname();

@@ -2,6 +2,7 @@
 //! and the proof that nothing is missing.
 
 mod armed;
+mod arming;
 mod baseline;
 mod catalog;
 mod cleanup;

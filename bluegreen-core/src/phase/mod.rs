@@ -9,14 +9,17 @@ mod cut_over;
 mod deploy;
 mod hold;
 mod mirror;
+mod pause;
 mod prepare;
+mod settle;
 mod shift;
 mod soak;
 mod step;
 mod traffic;
 
-pub(crate) use cut_over::{Unsettled, abandon, knows_who_writes, settle, unsettled};
+pub(crate) use pause::abandon;
 pub(crate) use prepare::examine;
+pub(crate) use settle::{Unsettled, knows_who_writes, settle, unsettled};
 pub(crate) use step::{Collaborators, Context, Hook, Live, Progress, Step};
 
 use crate::journal::StepName;
