@@ -100,15 +100,15 @@ async fn main() -> Outcome<()> {
     }
     if let Some(peer) = &args.peer {
         ways.retain(|w| *w == Way::Ours || w.name().starts_with(peer.as_str()));
+        if ways.len() != 2 {
+            return Err(format!("--peer {peer}: give the beginning of one that is installed, such as pgcopydb").into());
+        }
     }
     let mut all: Vec<(Way, Vec<f64>)> = ways.iter().map(|w| (*w, Vec::new())).collect();
     for round in 1..=args.rounds.max(1) {
         ways.rotate_left(usize::from(round > 1));
         for way in &ways {
-            // What one way left for the disk to do is not the next one's.
-            shell("sync").await?;
-            // Nor is the memory: a virtual machine gives back what nobody used for a while, and is slow to get it again.
-            drop(std::hint::black_box(vec![1_u8; WARM_BYTES]));
+            settle().await?;
             let took = measure(*way, &args, &blue, &wanted).await?;
             println!("round {round}  {:<36} {took:>7.2} s", way.name());
             if let Some((_, took_all)) = all.iter_mut().find(|(w, _)| w == way) {
@@ -118,8 +118,22 @@ async fn main() -> Outcome<()> {
     }
     report(&mut all);
     if args.tables.is_none() {
+        settle().await?;
         limits(&args, &blue, &wanted).await?;
     }
+    Ok(())
+}
+
+/// What one way left for the disk to do is not the next one's. Nor is the memory: a virtual machine gives back what nobody used
+/// for a while, and is slow to get it again.
+async fn settle() -> Outcome<()> {
+    shell("sync").await?;
+    let kilobytes = std::fs::read_to_string("/proc/meminfo")?
+        .lines()
+        .find_map(|l| l.strip_prefix("MemFree:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .unwrap_or(0_usize);
+    // Of what is free only: blue's files stay where they are.
+    drop(std::hint::black_box(vec![1_u8; WARM_BYTES.min(kilobytes * 512)]));
     Ok(())
 }
 

@@ -205,11 +205,14 @@ impl<'a> Finish<'a> {
                 self.idle.push(builder);
                 return;
             };
-            let others = self.running.len() + self.waiting.len() + usize::from(self.copying > 0);
-            let beside = self.under_way + self.waiting.iter().map(Job::weight).sum::<u64>();
-            let longest = self.copying == 0 && job.weight() > beside;
-            // What is not used by others, an index may use. The one that is more than all others together ends last.
-            let helpers = if longest { jobs } else { jobs / (others + 1) }.saturating_sub(1);
+            let helpers = helpers(&Beside {
+                jobs,
+                most,
+                others: self.running.len() + self.waiting.len() + usize::from(self.copying > 0),
+                all_in: self.copying == 0,
+                weight: job.weight(),
+                theirs: self.under_way + self.waiting.iter().map(Job::weight).sum::<u64>(),
+            });
             self.under_way += job.weight();
             self.step += 1;
             let (copy, step, settings) = (self.copy.clone(), self.step, self.rest.settings.clone());
@@ -238,6 +241,33 @@ impl<'a> Finish<'a> {
         self.under_way -= job.weight();
         done.map(|()| job.load)
     }
+}
+
+/// What else there is when an index is begun.
+#[derive(Debug, Clone, Copy)]
+struct Beside {
+    jobs: usize,
+    /// How many may be made at a time now.
+    most: usize,
+    /// How many others wait or are under way; all streams together are one.
+    others: usize,
+    /// Whether all rows are.
+    all_in: bool,
+    weight: u64,
+    /// The others' weight together.
+    theirs: u64,
+}
+
+/// How many helpers the server may give it. What is not used by others, it may use; and when all rows are in, one that is more
+/// than all others together has them all: it ends last.
+fn helpers(beside: &Beside) -> usize {
+    let all = beside.all_in && beside.weight > beside.theirs;
+    let places = if all {
+        beside.jobs
+    } else {
+        beside.most / (beside.others + 1)
+    };
+    places.saturating_sub(1)
 }
 
 /// The sizes of the indexes that are made one by one.
@@ -323,5 +353,46 @@ impl Copy {
             .doing(doing)?
             .get(0);
         Ok((session, pid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_gets_the_helpers_that_nobody_else_could_use() {
+        let alone = Beside {
+            jobs: 8,
+            most: 8,
+            others: 0,
+            all_in: true,
+            weight: 0,
+            theirs: 0,
+        };
+        let with = |others, most, all_in| {
+            helpers(&Beside {
+                others,
+                most,
+                all_in,
+                ..alone
+            })
+        };
+        assert_eq!(with(0, 8, true), 7);
+        assert_eq!(with(1, 8, true), 3);
+        assert_eq!(with(7, 8, true), 0);
+        assert_eq!(with(1, 1, false), 0, "every stream is at its last piece");
+        let weighing = |weight, all_in| {
+            helpers(&Beside {
+                others: 3,
+                weight,
+                theirs: 5,
+                all_in,
+                ..alone
+            })
+        };
+        assert_eq!(weighing(6, true), 7, "it ends last");
+        assert_eq!(weighing(5, true), 1);
+        assert_eq!(weighing(6, false), 1, "the rows end last");
     }
 }

@@ -62,8 +62,9 @@ impl Queue {
         self.open[load].missing == 0
     }
 
-    /// How many indexes may be made at a time beside the streams. What is copied when nothing is left to take is what all
-    /// will wait for in the end: there, an index gets the place of a stream that has nothing to do, and never more.
+    /// How many indexes may be begun until so many are made at a time. What is copied when nothing is left to take is what all
+    /// wait for in the end: from then on one is begun only in the place of a stream that is through, but one is always made.
+    /// A stream that is held back for blue's sake counts as busy.
     pub(super) fn builders(&self, jobs: usize) -> usize {
         if self.is_empty() {
             jobs.saturating_sub(self.under_way).max(1)
@@ -141,6 +142,7 @@ mod tests {
         assert_eq!(queue.builders(4), 2);
         queue.is_in(1);
         queue.is_in(3);
+        assert!(queue.next(None).is_none() && queue.next(Some(0)).is_none());
         assert_eq!(queue.builders(4), 4, "all rows are in");
         assert_eq!(Queue::new(&[]).builders(2), 2, "there were none");
     }
