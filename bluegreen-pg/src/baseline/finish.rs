@@ -195,8 +195,7 @@ impl<'a> Finish<'a> {
     }
 
     fn dispatch(&mut self) {
-        let jobs = self.copy.context.options.copy_jobs;
-        let most = self.copy.queue().builders(jobs);
+        let most = self.copy.queue().builders(self.copy.context.options.copy_jobs);
         self.waiting.sort_by_key(|j| j.size);
         while self.running.len() < most
             && let Some(builder) = self.idle.pop()
@@ -206,7 +205,6 @@ impl<'a> Finish<'a> {
                 return;
             };
             let helpers = helpers(&Beside {
-                jobs,
                 most,
                 others: self.running.len() + self.waiting.len() + usize::from(self.copying > 0),
                 all_in: self.copying == 0,
@@ -246,12 +244,11 @@ impl<'a> Finish<'a> {
 /// What else there is when an index is begun.
 #[derive(Debug, Clone, Copy)]
 struct Beside {
-    jobs: usize,
     /// How many may be made at a time now.
     most: usize,
     /// How many others wait or are under way; all streams together are one.
     others: usize,
-    /// Whether all rows are.
+    /// Whether all rows are in.
     all_in: bool,
     weight: u64,
     /// The others' weight together.
@@ -261,13 +258,9 @@ struct Beside {
 /// How many helpers the server may give it. What is not used by others, it may use; and when all rows are in, one that is more
 /// than all others together has them all: it ends last.
 fn helpers(beside: &Beside) -> usize {
-    let all = beside.all_in && beside.weight > beside.theirs;
-    let places = if all {
-        beside.jobs
-    } else {
-        beside.most / (beside.others + 1)
-    };
-    places.saturating_sub(1)
+    let ends_last = beside.all_in && beside.weight > beside.theirs;
+    let sharing = if ends_last { 1 } else { beside.others + 1 };
+    (beside.most / sharing).saturating_sub(1)
 }
 
 /// The sizes of the indexes that are made one by one.
@@ -363,7 +356,6 @@ mod tests {
     #[test]
     fn an_index_gets_the_helpers_that_nobody_else_could_use() {
         let alone = Beside {
-            jobs: 8,
             most: 8,
             others: 0,
             all_in: true,

@@ -62,8 +62,9 @@ impl Queue {
         self.open[load].missing == 0
     }
 
-    /// How many indexes may be begun until so many are made at a time. What is copied when nothing is left to take is what all
-    /// wait for in the end: from then on one is begun only in the place of a stream that is through, but one is always made.
+    /// How many indexes may be made at a time; those that are being made are not ended when it is less. What is copied when
+    /// nothing is left to take is what all wait for in the end: from then on one is begun only in the place of a stream that is
+    /// through, but one is always made.
     /// A stream that is held back for blue's sake counts as busy.
     pub(super) fn builders(&self, jobs: usize) -> usize {
         if self.is_empty() {
