@@ -65,6 +65,11 @@ async fn lost_connections_repeat_a_piece_and_a_lost_snapshot_begins_again() {
     copied(&replicator, 3).await;
     let beside = pair.green.connect("postgres").await.unwrap();
     assert!(kill(&beside, copies).await > 0);
+    // Who sends the log to disk ahead of the streams is no condition of the copy.
+    let until = Instant::now() + Duration::from_secs(60);
+    while kill(&beside, "query LIKE '%pg_logical_emit_message%'").await == 0 {
+        assert!(Instant::now() < until, "nobody wakes the log writer");
+    }
     copied(&replicator, 20).await;
     assert!(kill(&blue, copies).await > 0);
     copied(&replicator, 30).await;

@@ -1,5 +1,6 @@
 //! The first copy: a slot and its snapshot, the schema, the rows, the rest of the schema, the subscription.
 
+mod ahead;
 mod brake;
 mod copy;
 mod finish;
@@ -34,8 +35,10 @@ use tokio::task::JoinSet;
 pub(crate) async fn begin(context: &Context, direction: Direction) -> Result<()> {
     let settings = &context.settings;
     let name = mirror_name(&settings.name, direction);
-    let origin = settings.connect(direction.origin()).await?;
-    let mut follower = settings.connect(direction.follower()).await?;
+    let (origin, mut follower) = tokio::try_join!(
+        settings.connect(direction.origin()),
+        settings.connect(direction.follower()),
+    )?;
     if marker::stage(&follower, &settings.name).await? == Stage::Copying {
         tracing::info!(migration = %settings.name, "an unfinished copy is taken away and begun again");
         wipe(context, direction, &origin, &mut follower).await?;
@@ -145,8 +148,7 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     let settings = &context.settings;
     let (from, to) = (direction.origin(), direction.follower());
     let name = mirror_name(&settings.name, direction);
-    let origin = settings.connect_copy(from).await?;
-    let mut follower = settings.connect_copy(to).await?;
+    let (origin, mut follower) = tokio::try_join!(settings.connect_copy(from), settings.connect_copy(to))?;
     let tools = tools(context, &origin, &follower).await?;
     record::clear(&*follower, &settings.name).await?;
 
@@ -242,6 +244,7 @@ async fn rows_and_indexes(
         copy.brake.clone(),
         copy.report.clone(),
     ));
+    watching.spawn(ahead::keep(copy.clone()));
     let rows = async {
         copy::run(copy, loads, done).await?;
         drop(watching);
