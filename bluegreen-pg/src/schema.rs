@@ -18,12 +18,13 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// Looks where distributions install them, and on the `PATH`. The target's major is right; a dump by a newer one
-    /// has settings the target refuses, so the nearest below it that can read the source is the second choice.
+    /// Looks in the given folder and then in those in it; else where distributions install them, and then on the `PATH`. The
+    /// first of the target's major is right; a dump by a newer one has settings the target refuses, so the nearest below it that
+    /// can read the source is the second choice.
     pub(crate) async fn find(given: Option<&Path>, source: u32, target: u32) -> Result<Self> {
         let (source, target) = (source / 10_000, target / 10_000);
         let mut there = Vec::new();
-        for folder in likely_first(folders(given), target) {
+        for folder in folders(given, target) {
             match major_of(&folder).await {
                 // Each one asked costs some hundredths of a second, and none fits better.
                 Some(major) if major == target => return Ok(Self { folder }),
@@ -79,7 +80,7 @@ impl Tools {
 }
 
 /// Where the programs may be: a given folder has them itself, or in `18/bin` for a version.
-fn folders(given: Option<&Path>) -> Vec<PathBuf> {
+fn folders(given: Option<&Path>, major: u32) -> Vec<PathBuf> {
     let bins = |parent: &Path, prefix: &str| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
         entries
@@ -88,26 +89,26 @@ fn folders(given: Option<&Path>) -> Vec<PathBuf> {
             .collect()
     };
     if let Some(folder) = given {
-        let mut all = bins(folder, "");
-        all.push(folder.to_owned());
+        let mut all = vec![folder.to_owned()];
+        all.extend(likely_first(bins(folder, ""), major));
         return all;
     }
     let mut all = bins(Path::new("/usr/lib/postgresql"), "");
     all.extend(bins(Path::new("/usr"), "pgsql-"));
+    let mut all = likely_first(all, major);
     all.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
     all
 }
 
-/// Those whose path names the major come first.
-fn likely_first(mut folders: Vec<PathBuf>, major: u32) -> Vec<PathBuf> {
-    let named = |folder: &Path| {
-        folder.iter().any(|part| {
-            let part = part.to_string_lossy();
-            part.trim_start_matches("pgsql-") == major.to_string()
-        })
+/// Those in a folder that is named like the major come first.
+fn likely_first(mut bins: Vec<PathBuf>, major: u32) -> Vec<PathBuf> {
+    let major = major.to_string();
+    let named = |bin: &Path| {
+        let parent = bin.parent().and_then(Path::file_name).map(|n| n.to_string_lossy());
+        parent.is_some_and(|name| name.strip_prefix("pgsql-").unwrap_or(&name) == major)
     };
-    folders.sort_by_key(|folder| !named(folder));
-    folders
+    bins.sort_by_key(|bin| !named(bin));
+    bins
 }
 
 async fn major_of(folder: &Path) -> Option<u32> {
@@ -314,25 +315,38 @@ pub(crate) async fn wipe(session: &mut Session, migration: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn the_folder_that_names_the_major_is_asked_first() {
-        let folders = [
-            "/usr/lib/postgresql/14/bin",
-            "/usr/bin",
+        let bins = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let sorted = likely_first(
+            bins(&[
+                "/usr/lib/postgresql/14/bin",
+                "/usr/pgsql-15/bin",
+                "/15/150/bin",
+                "/opt/15/bin",
+            ]),
+            15,
+        );
+        let expected = bins(&[
             "/usr/pgsql-15/bin",
             "/opt/15/bin",
-            "/opt/150/bin",
-        ];
-        let sorted = likely_first(folders.iter().map(PathBuf::from).collect(), 15);
-        let expected = [
-            "/usr/pgsql-15/bin",
-            "/opt/15/bin",
             "/usr/lib/postgresql/14/bin",
-            "/usr/bin",
-            "/opt/150/bin",
-        ];
-        assert_eq!(sorted, expected.map(PathBuf::from));
+            "/15/150/bin",
+        ]);
+        assert_eq!(sorted, expected);
+    }
+
+    #[test]
+    fn a_given_folder_is_asked_before_those_in_it_and_no_other_is() {
+        let given = tempfile::tempdir().unwrap();
+        for major in ["14", "15", "16"] {
+            std::fs::create_dir_all(given.path().join(major).join("bin")).unwrap();
+        }
+        let all = folders(Some(given.path()), 15);
+        assert_eq!(all[..2], [given.path().to_owned(), given.path().join("15/bin")]);
+        assert_eq!(all.len(), 4);
     }
 }

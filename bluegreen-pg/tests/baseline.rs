@@ -69,6 +69,7 @@ async fn lost_connections_repeat_a_piece_and_a_lost_snapshot_begins_again() {
     let until = Instant::now() + Duration::from_secs(60);
     while kill(&beside, "query LIKE '%pg_logical_emit_message%'").await == 0 {
         assert!(Instant::now() < until, "nobody wakes the log writer");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     copied(&replicator, 20).await;
     assert!(kill(&blue, copies).await > 0);
