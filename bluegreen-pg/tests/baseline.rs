@@ -133,6 +133,51 @@ fn peak() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// A parent's rows that were forgotten make a foreign key fail, long before the end at which the record is looked through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_for_what_the_target_forgot_begins_the_copy_again() {
+    let Some(pair) = Pair::start().await else { return };
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute(BIG).await.unwrap();
+    blue.batch_execute(
+        "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(1, 100);
+         ALTER TABLE big ADD COLUMN parent int DEFAULT 1 REFERENCES parent",
+    )
+    .await
+    .unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    copied(&replicator, 3).await;
+    let green = pair.client(Color::Green).await;
+    // What a crash does that forgets the first commits.
+    green
+        .batch_execute("SET session_replication_role = replica; SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while green.execute("DELETE FROM parent", &[]).await.unwrap() == 0 {
+        assert!(Instant::now() < until, "it never came");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(green.execute("DELETE FROM bluegreen.copied", &[]).await.unwrap() > 0);
+    let mut said = String::new();
+    loop {
+        let status = replicator.status(Direction::BlueToGreen).await.unwrap();
+        if matches!(status, MirrorStatus::Streaming(_)) {
+            break;
+        }
+        assert!(!matches!(status, MirrorStatus::Failed { .. }), "{status}");
+        assert!(Instant::now() < until, "{status}");
+        said.push_str(&status.to_string());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(said.contains("begun again: green has forgotten"), "it was not noticed");
+    // The new beginning ended our session.
+    let green = pair.client(Color::Green).await;
+    assert_eq!(digests(&blue).await, digests(&green).await);
+    assert_eq!(valid(&green).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_of_200_mb_is_never_in_our_memory() {
     let Some(pair) = Pair::start().await else { return };

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
+use tokio_postgres::GenericClient;
 
 /// How long a stream tries to have its connections again.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -37,6 +38,8 @@ pub(super) struct Copy {
     pub(super) report: Arc<Report>,
     pub(super) brake: Arc<Brake>,
     pub(super) queue: Mutex<Queue>,
+    /// The steps that the target has acknowledged.
+    pub(super) kept: Mutex<Vec<i32>>,
 }
 
 /// Why a copy ended before its end.
@@ -44,6 +47,8 @@ pub(super) struct Copy {
 pub(super) enum Stop {
     /// Its snapshot is gone: what is copied fits nothing that could still be copied.
     Snapshot(Error),
+    /// The target has forgotten what it had acknowledged: whatever failed may have failed for that.
+    Forgotten(Error),
     Fault(Error),
 }
 
@@ -81,6 +86,7 @@ async fn stream(copy: Arc<Copy>, number: usize, done: UnboundedSender<Option<usi
         };
         at = Some(load);
         copy.piece(&mut pair, number, &piece).await?;
+        copy.keeps(piece.step);
         let whole = copy.queue().is_in(load);
         if done.send(whole.then_some(load)).is_err() {
             return Ok(());
@@ -97,6 +103,37 @@ struct Pair {
 impl Copy {
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The target has acknowledged a step.
+    pub(super) fn keeps(&self, step: i32) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+    }
+
+    /// Fails if the target has forgotten a step that it had acknowledged.
+    pub(super) async fn is_remembered(&self, target: &impl GenericClient) -> Result<(), Stop> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match record::missing(target, &self.context.settings.name, &kept).await? {
+            0 => Ok(()),
+            missing => Err(Stop::Forgotten(record::forgotten(missing, kept.len()))),
+        }
+    }
+
+    /// The failure; or, if the target has forgotten something, that: it is the reason, as rows that are missing are for a key.
+    pub(super) async fn reason(&self, failure: Stop) -> Stop {
+        let Stop::Fault(error) = failure else { return failure };
+        let asked = async {
+            let settings = &self.context.settings;
+            let session = settings.connect_copy(self.direction.follower()).await?;
+            self.is_remembered(&*session).await
+        };
+        match asked.await {
+            Err(Stop::Forgotten(forgotten)) => {
+                tracing::warn!(%error, %forgotten, "the copy failed");
+                Stop::Forgotten(forgotten)
+            }
+            _ => Stop::Fault(error),
+        }
     }
 
     /// Copies a piece, again and again while connections are lost.

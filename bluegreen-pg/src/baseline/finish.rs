@@ -135,11 +135,6 @@ impl<'a> Finish<'a> {
         self.drain().await
     }
 
-    /// How many steps there were in all, the copy's included.
-    pub(super) fn steps(&self) -> i64 {
-        self.step.into()
-    }
-
     async fn drain(&mut self) -> Result<()> {
         loop {
             self.dispatch();
@@ -217,6 +212,9 @@ impl<'a> Finish<'a> {
             self.running.spawn(async move {
                 let mut builder = builder;
                 let done = copy.step(&mut builder, step, &settings, helpers, &job).await;
+                if done.is_ok() {
+                    copy.keeps(step);
+                }
                 copy.report.built(if job.load.is_some() { job.size } else { 0 });
                 (builder, job, done)
             });

@@ -129,14 +129,21 @@ const BEGINNINGS: u32 = 3;
 pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc<Report>) -> Result<()> {
     let mut beginnings = 1;
     loop {
-        let error = match once(&context, direction, &report).await {
+        let (error, why) = match once(&context, direction, &report).await {
             Ok(()) => return Ok(()),
-            Err(Stop::Snapshot(error)) if beginnings < BEGINNINGS => error,
-            Err(Stop::Snapshot(error) | Stop::Fault(error)) => return Err(error),
+            Err(Stop::Snapshot(error)) if beginnings < BEGINNINGS => (
+                error,
+                "begun again: the snapshot was lost with blue's connection, and what was copied fits no other",
+            ),
+            Err(Stop::Forgotten(error)) if beginnings < BEGINNINGS => (
+                error,
+                "begun again: green has forgotten what it had acknowledged, as after a crash",
+            ),
+            Err(Stop::Snapshot(error) | Stop::Forgotten(error) | Stop::Fault(error)) => return Err(error),
         };
         beginnings += 1;
-        tracing::warn!(%error, "the snapshot is lost");
-        report.stage("begun again: the snapshot was lost with blue's connection, and what was copied fits no other");
+        tracing::warn!(%error, "{why}");
+        report.stage(why);
         let mut trial = copy::Trial::default();
         while let Err(error) = begin(&context, direction).await {
             trial.failed("begin again", error).await?;
@@ -190,11 +197,30 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
         report: report.clone(),
         brake: Arc::new(Brake::new(context.options.copy_jobs)),
         queue: Mutex::new(Queue::new(&loads)),
+        kept: Mutex::default(),
     });
-    let mut finish = finish::Finish::new(copy.clone(), &rest, &loads, &origin).await?;
+    match fill(&copy, &loads, &rest, &origin, snapshot).await {
+        Ok(()) => Ok(()),
+        Err(failure) => Err(copy.reason(failure).await),
+    }
+}
+
+/// Everything from the rows to the subscription that streams.
+async fn fill(
+    copy: &Arc<copy::Copy>,
+    loads: &[plan::Load],
+    rest: &rest::Rest,
+    origin: &Session,
+    snapshot: slot::Snapshot,
+) -> Result<(), Stop> {
+    let (context, report) = (&copy.context, &copy.report);
+    let settings = &context.settings;
+    let (from, to) = (copy.direction.origin(), copy.direction.follower());
+    let name = mirror_name(&settings.name, copy.direction);
+    let mut finish = finish::Finish::new(copy.clone(), rest, loads, origin).await?;
     finish.in_order(&rest.before, "statistics objects").await?;
     report.stage("copy");
-    rows_and_indexes(&copy, &loads, &mut finish).await?;
+    rows_and_indexes(copy, loads, &mut finish).await?;
     drop(snapshot);
     // Those of the beginning may have been lost in all that time.
     let (origin, mut follower) = tokio::try_join!(settings.connect_copy(from), settings.connect_copy(to))?;
@@ -217,7 +243,7 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
         .batch_execute(DURABLY)
         .await
         .doing("create the subscription")?;
-    record::complete(&transaction, &settings.name, finish.steps()).await?;
+    copy.is_remembered(&transaction).await?;
     record::clear(&transaction, &settings.name).await?;
     mirror::subscribe(&transaction, version, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;

@@ -4,7 +4,7 @@
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::literal;
-use bluegreen_core::{Kind, Result};
+use bluegreen_core::{Error, Kind, Result};
 use tokio_postgres::GenericClient;
 
 /// The statement that records a step; a second time it fails.
@@ -36,26 +36,27 @@ pub(super) async fn clear(client: &impl GenericClient, migration: &str) -> Resul
     Ok(())
 }
 
-/// Fails unless all of the steps are recorded.
-pub(super) async fn complete(client: &impl GenericClient, migration: &str, steps: i64) -> Result<()> {
-    let doing = "look whether all of the copy is there";
+/// How many of the steps are not recorded.
+pub(super) async fn missing(client: &impl GenericClient, migration: &str, steps: &[i32]) -> Result<usize> {
     let there: i64 = client
         .query_one(
-            "SELECT count(*) FROM bluegreen.copied WHERE migration = $1",
-            &[&migration],
+            "SELECT count(*) FROM bluegreen.copied WHERE migration = $1 AND step = ANY ($2)",
+            &[&migration, &steps],
         )
         .await
-        .doing(doing)?
+        .doing("look whether all of the copy is there")?
         .get(0);
-    if there == steps {
-        return Ok(());
-    }
-    Err(fault(
+    Ok(steps.len().saturating_sub(usize::try_from(there).unwrap_or(0)))
+}
+
+/// What is said of a server where so many of its acknowledged steps are missing.
+pub(super) fn forgotten(missing: usize, steps: usize) -> Error {
+    fault(
         Kind::Diverged,
-        doing,
+        "look whether all of the copy is there",
         format!(
-            "{there} of {steps} steps are: the server has forgotten what it had acknowledged, as after a crash. \
+            "{missing} of {steps} steps are not: the server has forgotten what it had acknowledged, as after a crash. \
              Start the mirror again, it begins anew"
         ),
-    ))
+    )
 }
