@@ -110,12 +110,11 @@ impl Copy {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
 
-    /// Fails if the target has forgotten a step that it had acknowledged.
-    pub(super) async fn is_remembered(&self, target: &impl GenericClient) -> Result<(), Stop> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match record::missing(target, &self.context.settings.name, &kept).await? {
+    /// Fails unless the target has all of these steps.
+    pub(super) async fn has(&self, target: &impl GenericClient, steps: &[i32]) -> Result<(), Stop> {
+        match record::missing(target, &self.context.settings.name, steps).await? {
             0 => Ok(()),
-            missing => Err(Stop::Forgotten(record::forgotten(missing, kept.len()))),
+            missing => Err(Stop::Forgotten(record::forgotten(missing, steps.len()))),
         }
     }
 
@@ -125,7 +124,8 @@ impl Copy {
         let asked = async {
             let settings = &self.context.settings;
             let session = settings.connect_copy(self.direction.follower()).await?;
-            self.is_remembered(&*session).await
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.has(&*session, &kept).await
         };
         match asked.await {
             Err(Stop::Forgotten(forgotten)) => {

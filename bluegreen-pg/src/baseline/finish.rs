@@ -135,6 +135,11 @@ impl<'a> Finish<'a> {
         self.drain().await
     }
 
+    /// All steps there were, the copy's included.
+    pub(super) fn steps(&self) -> Vec<i32> {
+        (1..=self.step).collect()
+    }
+
     async fn drain(&mut self) -> Result<()> {
         loop {
             self.dispatch();

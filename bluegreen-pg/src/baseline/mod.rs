@@ -243,7 +243,7 @@ async fn fill(
         .batch_execute(DURABLY)
         .await
         .doing("create the subscription")?;
-    copy.is_remembered(&transaction).await?;
+    copy.has(&transaction, &finish.steps()).await?;
     record::clear(&transaction, &settings.name).await?;
     mirror::subscribe(&transaction, version, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;
