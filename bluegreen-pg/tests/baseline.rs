@@ -201,6 +201,47 @@ async fn a_row_of_200_mb_is_never_in_our_memory() {
     assert!(peak() < 150 << 10, "{} KiB", peak());
 }
 
+/// Blanks at the end come again, whatever else is there, and travel where that is cheaper.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn padding_does_not_travel_and_is_there_again() {
+    let Some(pair) = Pair::start().await else { return };
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute(
+        "CREATE DOMAIN short AS char(50); CREATE TYPE own AS (a char(40));
+         CREATE TABLE padded (id int PRIMARY KEY, c char(60), \"Full\" char(32), free bpchar, of_domain short, many char(40)[]);
+         INSERT INTO padded SELECT i, (ARRAY['', 'x', NULL, E'  \\u00e4\\u65e5\\u672c ', E'tab\\t ', E'line\\n', repeat('y', 60)])[1 + i % 7], md5(i::text),
+             'kept   ', 'd', ARRAY['a', NULL, ''] FROM generate_series(1, 20000) i;
+         CREATE TABLE as_text (id int PRIMARY KEY, c char(200), o own);
+         INSERT INTO as_text SELECT i, 'x', row('y')::own FROM generate_series(1, 20000) i;
+         CREATE TABLE unknown (id int PRIMARY KEY, c char(300)); INSERT INTO unknown SELECT i, 'z' FROM generate_series(1, 20000) i;
+         ANALYZE padded; ANALYZE as_text",
+    )
+    .await
+    .unwrap();
+    blue.batch_execute("ALTER SYSTEM SET log_statement = 'all'")
+        .await
+        .unwrap();
+    blue.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let green = pair.client(Color::Green).await;
+    assert_eq!(digests(&blue).await, digests(&green).await);
+    let bytes =
+        "SELECT sum(octet_length(c) + octet_length(free) + octet_length(of_domain)) FROM padded WHERE c IS NOT NULL";
+    let of = async |client: &Client| client.query_one(bytes, &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(of(&blue).await, of(&green).await);
+    let log = std::fs::read_to_string(pair.blue.log().unwrap()).unwrap();
+    let reads: Vec<&str> = log.lines().filter(|l| l.contains("statement: COPY")).collect();
+    let read = |table: &str| reads.iter().find(|l| l.contains(table)).unwrap();
+    assert_eq!(read("\"padded\"").matches("bpcharsend(\"c\")").count(), 1, "{reads:#?}");
+    assert_eq!(
+        reads.iter().filter(|l| l.contains("bpcharsend")).count(),
+        1,
+        "{reads:#?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_extensions_own_table_brings_the_users_rows() {
     let Some(pair) = Pair::start().await else { return };

@@ -228,8 +228,8 @@ impl Copy {
         let settings = &self.context.settings;
         let application = copy_application_name(&settings.name);
         let reader = format!(
-            "SET client_min_messages = error; SET synchronize_seqscans = off; \
-             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            "SET client_min_messages = error; SET synchronize_seqscans = off; SET jit = off; \
+             SET max_parallel_workers_per_gather = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             literal(&self.snapshot)
         );
         let (source, target) = tokio::try_join!(

@@ -1,6 +1,7 @@
 //! What is copied in which pieces: small tables many at a time, large ones in ranges of their pages. Pure but for the
 //! reading.
 
+use super::padding::Padded;
 use super::types::Types;
 use crate::connect::Session;
 use crate::error::Doing;
@@ -54,6 +55,8 @@ impl Load {
 struct Table {
     relation: Relation,
     columns: Vec<String>,
+    /// What is read for the columns, where that is not they themselves.
+    values: Option<Vec<String>>,
     binary: bool,
     /// Pages, where ranges of them can be read.
     pages: Option<u64>,
@@ -78,6 +81,7 @@ pub(super) struct Sizes {
 pub(super) async fn plan(origin: &Session, follower: &Session, sizes: Sizes) -> Result<(Vec<Load>, u64)> {
     let doing = "plan the copy";
     let types = Types::read(origin, follower).await?;
+    let padded = Padded::read(origin).await?;
     let rows = origin.query(TABLES, &[]).await.doing(doing)?;
     let mut estimate = 0;
     let mut tables = Vec::new();
@@ -85,9 +89,12 @@ pub(super) async fn plan(origin: &Session, follower: &Session, sizes: Sizes) -> 
         let columns: Vec<String> = row.get(3);
         let oids: Vec<u32> = row.get(4);
         estimate += unsigned(row.get(2));
+        let relation = Relation::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        let binary = !columns.is_empty() && types.all_binary(&oids);
         tables.push(Table {
-            relation: Relation::new(row.get::<_, &str>(0), row.get::<_, &str>(1)),
-            binary: !columns.is_empty() && types.all_binary(&oids),
+            values: padded.values(&relation, &columns).filter(|_| binary),
+            binary,
+            relation,
             columns,
             pages: row.get::<_, Option<i64>>(5).map(unsigned),
             bytes: unsigned(row.get(6)),
@@ -212,13 +219,19 @@ impl Table {
 
     fn read(&self, range: Range) -> String {
         let (table, columns) = (&self.relation, self.columns());
+        let values = self.values.as_ref().map(|v| v.join(", "));
+        let select = |which: &str| {
+            let values = values.as_ref().unwrap_or(&columns);
+            format!("(SELECT {values} FROM ONLY {table}{which})")
+        };
         let what = match (range, &self.only) {
             _ if self.columns.is_empty() => table.to_string(),
             (Some((from, to)), _) => {
                 let end = to.map(|to| format!(" AND ctid < '({to},0)'")).unwrap_or_default();
-                format!("(SELECT {columns} FROM ONLY {table} WHERE ctid >= '({from},0)'{end})")
+                select(&format!(" WHERE ctid >= '({from},0)'{end}"))
             }
-            (None, Some(only)) if !only.is_empty() => format!("(SELECT {columns} FROM ONLY {table} {only})"),
+            (None, Some(only)) if !only.is_empty() => select(&format!(" {only}")),
+            (None, _) if values.is_some() => select(""),
             (None, _) => format!("{table} ({columns})"),
         };
         format!("COPY {what} TO STDOUT (FORMAT {})", self.format())
@@ -273,6 +286,7 @@ mod tests {
         Table {
             relation: Relation::new("S", name),
             columns: vec!["a".into(), "B".into()],
+            values: None,
             binary: true,
             pages: Some(pages),
             bytes,
@@ -305,6 +319,20 @@ mod tests {
             "COPY (SELECT \"a\", \"B\" FROM ONLY \"S\".\"t\" WHERE ctid >= '(3,0)' AND ctid < '(128,0)') TO STDOUT (FORMAT text)"
         );
         assert!(text.read(Some((128, None))).contains("ctid >= '(128,0)')"));
+        let padded = Table {
+            values: Some(vec!["\"a\"".into(), "f(\"B\")".into()]),
+            ..table("t", 200, 1)
+        };
+        assert_eq!(
+            padded.read(None),
+            "COPY (SELECT \"a\", f(\"B\") FROM ONLY \"S\".\"t\") TO STDOUT (FORMAT binary)"
+        );
+        assert!(
+            padded
+                .read(Some((3, None)))
+                .contains("SELECT \"a\", f(\"B\") FROM ONLY")
+        );
+        assert_eq!(padded.write(true), whole.write(true));
         let bare = Table {
             columns: Vec::new(),
             binary: false,
