@@ -7,10 +7,11 @@ mod common;
 use bluegreen_core::{Color, Direction, Finding, Kind, Replicator, Severity};
 use bluegreen_pg::PgReplicator;
 use bluegreen_testkit::servers::available;
+use common::findings::{find, ids, sql};
 use common::mover::{fill, mover, roles};
 use common::secure::{ask_for_password, certificates, openssl, speak_tls};
 use common::whole::whole_move;
-use common::{Pair, WITHIN, proved, streaming};
+use common::{DB, Pair, WITHIN, proved, streaming};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,11 @@ async fn without_superuser(blue: u32, green: u32, forbidden: &[&str]) {
     let padded = "SET ROLE mover; CREATE TABLE padded (id int PRIMARY KEY, c char(250));
          INSERT INTO padded SELECT i, 'x' FROM generate_series(1, 20000) i; ANALYZE padded; GRANT SELECT ON padded TO app";
     pair.client(Color::Blue).await.batch_execute(padded).await.unwrap();
+    // As many as the preflight asks for are enough.
+    for color in [Color::Blue, Color::Green] {
+        let limit = "ALTER ROLE mover CONNECTION LIMIT 10";
+        pair.client(color).await.batch_execute(limit).await.unwrap();
+    }
     for (color, name) in [Color::Blue, Color::Green]
         .into_iter()
         .flat_map(|c| forbidden.iter().map(move |n| (c, n)))
@@ -94,6 +100,27 @@ async fn what_is_missing_is_said_with_its_command() {
     let command = command.strip_prefix("at green: ").unwrap();
     assert_eq!(seen.len(), 1, "{seen:#?}");
     at_green.batch_execute(command).await.unwrap();
+    assert_eq!(troubles(&replicator).await, []);
+
+    // At blue it is a superuser by now, and has no limit.
+    for client in [&at_blue, &at_green] {
+        let limits = format!(
+            "ALTER ROLE mover CONNECTION LIMIT 8; ALTER DATABASE \"{}\" CONNECTION LIMIT 5",
+            DB.replace('"', "\"\"")
+        );
+        client.batch_execute(&limits).await.unwrap();
+    }
+    let seen = troubles(&replicator).await;
+    assert_eq!(
+        ids(&seen),
+        ["database-connection-limit", "role-connection-limit"],
+        "{seen:#?}"
+    );
+    let of_role = ["role mover of green is 8", "10 more are needed"];
+    find(&seen, "role-connection-limit", Severity::Blocking, &of_role);
+    for finding in &seen {
+        at_green.batch_execute(sql(finding)).await.unwrap();
+    }
     assert_eq!(troubles(&replicator).await, []);
 }
 

@@ -7,7 +7,7 @@ use bluegreen_core::{Color, Direction, Kind, Result};
 
 /// What is needed of each limited thing, how many are in use, and the setting that limits it. `$1`: our own names, which
 /// are counted as free because they will be used again.
-const LIMITS: [(&str, i64, &str); 5] = [
+const LIMITS: [(&str, i64, &str); 4] = [
     (
         "max_replication_slots",
         1,
@@ -31,13 +31,6 @@ const LIMITS: [(&str, i64, &str); 5] = [
          WHERE pid IS NOT NULL AND subname = ANY ($1)) AND backend_type NOT IN ('client backend', \
          'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer', 'walwriter', 'walsender', \
          'walreceiver', 'walsummarizer', 'startup', 'archiver', 'logger', 'slotsync worker', 'io worker', 'standalone backend'))",
-    ),
-    // Copies use several sessions on both sides.
-    (
-        "max_connections",
-        12,
-        "(SELECT count(*) + current_setting('superuser_reserved_connections')::int FROM pg_stat_activity \
-         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())",
     ),
 ];
 

@@ -42,6 +42,8 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("max-logical-replication-workers", BLOCKS),
     ("max-worker-processes", BLOCKS),
     ("max-connections", BLOCKS),
+    ("role-connection-limit", BLOCKS),
+    ("database-connection-limit", BLOCKS),
     ("max-locks-per-transaction", &[Blocking, Warning]),
     ("replication-timeout", WARNS),
     ("idle-slot-timeout", WARNS),

@@ -14,6 +14,7 @@ mod reach;
 mod rights;
 mod roles;
 mod sequences;
+mod sessions;
 mod system;
 mod tables;
 mod target;
@@ -62,13 +63,14 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
     let stage = marker::stage(green, &context.settings.name).await;
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
-    let checks: [(&str, Check); 20] = [
+    let checks: [(&str, Check); 21] = [
         ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
         ("how text is written and sorted", |look| Box::pin(text::check(look))),
         ("how the servers reach each other", |look| Box::pin(reach::check(look))),
         ("what stands at the addresses", |look| Box::pin(address::check(look))),
         ("the servers' settings", |look| Box::pin(capacity::check(look))),
+        ("room for sessions", |look| Box::pin(sessions::check(look))),
         ("our rights", |look| Box::pin(rights::check(look))),
         ("the roles", |look| Box::pin(roles::check(look))),
         ("rights on what is the server's", |look| Box::pin(system::check(look))),
