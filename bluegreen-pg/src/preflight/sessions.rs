@@ -10,9 +10,10 @@ const BESIDE: usize = 6;
 
 /// The finding, which limit, how many sessions it allows, how many others there are, and the command that gives more,
 /// before and after the number. Ours are counted as free: who begins again ends them first. A superuser has the
-/// server's limit alone. Of others' sessions not everybody may see the kind.
-const ROOM: &str = "WITH others AS (SELECT usename, datname, coalesce(backend_type, 'client backend') AS kind FROM pg_stat_activity \
-         WHERE pid <> pg_backend_pid() AND coalesce(application_name, '') <> ALL ($1)), \
+/// server's limit alone. Logical walsenders count for the role and the database (`CountDBConnections`). Of others' sessions not everybody may see the kind.
+const ROOM: &str = "WITH others AS (SELECT usename, datname, kind \
+         FROM pg_stat_activity, LATERAL (SELECT coalesce(backend_type, 'client backend')) AS of (kind) \
+         WHERE pid <> pg_backend_pid() AND kind IN ('client backend', 'walsender') AND coalesce(application_name, '') <> ALL ($1)), \
      me AS (SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname = session_user AND NOT rolsuper) \
      SELECT 'max-connections', 'max_connections', current_setting('max_connections')::bigint, \
          (SELECT count(*) FROM others WHERE kind = 'client backend') + current_setting('superuser_reserved_connections')::bigint \
@@ -22,7 +23,7 @@ const ROOM: &str = "WITH others AS (SELECT usename, datname, coalesce(backend_ty
          (SELECT count(*) FROM others WHERE usename = rolname), \
          format('ALTER ROLE %I CONNECTION LIMIT', rolname), ';' FROM me WHERE rolconnlimit >= 0 \
      UNION ALL SELECT 'database-connection-limit', format('CONNECTION LIMIT of database %I', d.datname), d.datconnlimit, \
-         (SELECT count(*) FROM others WHERE others.datname = d.datname AND kind = 'client backend'), \
+         (SELECT count(*) FROM others WHERE others.datname = d.datname), \
          format('ALTER DATABASE %I CONNECTION LIMIT', d.datname), ';' FROM me, pg_database d \
          WHERE d.datname = current_database() AND d.datconnlimit >= 0";
 
