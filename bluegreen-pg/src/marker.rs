@@ -2,12 +2,21 @@
 
 use crate::connect::Session;
 use crate::error::Doing;
+use crate::ident::literal;
 use crate::identity::Both;
 use bluegreen_core::Result;
-use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{GenericClient, Row};
 
 /// The mirrored marker. Only the writer's side is ever updated; the row travels.
 pub(crate) const MARKER: &str = "bluegreen.marker";
+
+/// Who makes or takes away the schema does it alone: migrations of one database share it, and a process may be dead while the
+/// server still runs what it said last.
+const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtextextended('bluegreen', 0));";
+
+/// A process that hangs with that lock loses it.
+const NOT_FOR_LONG: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';";
 
 const SETUP: &str = "
 CREATE SCHEMA IF NOT EXISTS bluegreen;
@@ -37,23 +46,16 @@ pub(crate) enum Stage {
 
 /// Makes our schema and this migration's rows in it, where they are not there yet.
 pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, both: &Both) -> Result<()> {
-    let doing = "make the schema bluegreen";
-    session.batch_execute(SETUP).await.doing(doing)?;
-    session
-        .execute(
-            "INSERT INTO bluegreen.marker (migration) VALUES ($1) ON CONFLICT DO NOTHING",
-            &[&migration],
-        )
-        .await
-        .doing(doing)?;
-    session
-        .execute(
-            "INSERT INTO bluegreen.state (migration, stage, blue, green) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-            &[&migration, &stage.word(), &both.blue.to_string(), &both.green.to_string()],
-        )
-        .await
-        .doing(doing)?;
-    Ok(())
+    // All at once: with the last migration's rows the schema goes too.
+    let sql = format!(
+        "{ALONE} {SETUP} INSERT INTO bluegreen.marker (migration) VALUES ({name}) ON CONFLICT DO NOTHING; \
+         INSERT INTO bluegreen.state (migration, stage, blue, green) VALUES ({name}, {}, {}, {}) ON CONFLICT DO NOTHING",
+        literal(stage.word()),
+        literal(&both.blue.to_string()),
+        literal(&both.green.to_string()),
+        name = literal(migration),
+    );
+    session.batch_execute(&sql).await.doing("make the schema bluegreen")
 }
 
 impl Stage {
@@ -76,15 +78,21 @@ pub(crate) async fn is_set_up(client: &impl GenericClient) -> Result<bool> {
     Ok(row.get(0))
 }
 
+/// This migration's row, if there is one; the schema may be taken away meanwhile.
+async fn row(session: &Session, columns: &str, migration: &str, doing: &str) -> Result<Option<Row>> {
+    if !is_set_up(&**session).await? {
+        return Ok(None);
+    }
+    let sql = format!("SELECT {columns} FROM bluegreen.state WHERE migration = $1");
+    match session.query_opt(&sql, &[&migration]).await {
+        Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        row => row.doing(doing),
+    }
+}
+
 /// How far this side got.
 pub(crate) async fn stage(session: &Session, migration: &str) -> Result<Stage> {
-    if !is_set_up(&**session).await? {
-        return Ok(Stage::Unknown);
-    }
-    let row = session
-        .query_opt("SELECT stage FROM bluegreen.state WHERE migration = $1", &[&migration])
-        .await
-        .doing("read how far the migration got")?;
+    let row = row(session, "stage", migration, "read how far the migration got").await?;
     Ok(match row.as_ref().map(|r| r.get::<_, &str>(0)) {
         Some("origin") => Stage::Origin,
         Some("copying") => Stage::Copying,
@@ -107,16 +115,7 @@ pub(crate) async fn set_stage(client: &impl GenericClient, migration: &str, stag
 
 /// Who blue and green were when the migration began, as it was recorded here.
 pub(crate) async fn identities(session: &Session, migration: &str) -> Result<Option<(Option<String>, Option<String>)>> {
-    if !is_set_up(&**session).await? {
-        return Ok(None);
-    }
-    let row = session
-        .query_opt(
-            "SELECT blue, green FROM bluegreen.state WHERE migration = $1",
-            &[&migration],
-        )
-        .await
-        .doing("read what the migration began with")?;
+    let row = row(session, "blue, green", migration, "read what the migration began with").await?;
     Ok(row.map(|r| (r.get(0), r.get(1))))
 }
 
@@ -134,16 +133,7 @@ pub(crate) async fn give_up(session: &Session, migration: &str, why: &str) -> Re
 
 /// Why the mirror from here was given up, if it was.
 pub(crate) async fn gave_up(session: &Session, migration: &str) -> Result<Option<String>> {
-    if !is_set_up(&**session).await? {
-        return Ok(None);
-    }
-    let row = session
-        .query_opt(
-            "SELECT gave_up FROM bluegreen.state WHERE migration = $1",
-            &[&migration],
-        )
-        .await
-        .doing("read whether the mirror was given up")?;
+    let row = row(session, "gave_up", migration, "read whether the mirror was given up").await?;
     Ok(row.and_then(|r| r.get(0)))
 }
 
@@ -170,35 +160,35 @@ pub(crate) const TOUCH: &str = "UPDATE bluegreen.state SET proof = proof WHERE m
 /// Takes away this migration's rows, and the schema with the last of them.
 pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> {
     let doing = "drop the schema bluegreen";
-    if !is_set_up(&**session).await? {
+    session
+        .batch_execute(&format!("BEGIN ISOLATION LEVEL READ COMMITTED; {NOT_FOR_LONG} {ALONE}"))
+        .await
+        .doing(doing)?;
+    let taken = take_away_alone(session, migration).await;
+    let end = if taken.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    taken.and(session.batch_execute(end).await).doing(doing)
+}
+
+async fn take_away_alone(session: &Session, migration: &str) -> std::result::Result<(), tokio_postgres::Error> {
+    let exists = async |table: &str| {
+        let there = "SELECT to_regclass($1) IS NOT NULL";
+        Ok::<bool, tokio_postgres::Error>(session.query_one(there, &[&format!("bluegreen.{table}")]).await?.get(0))
+    };
+    if !exists("state").await? {
         return Ok(());
     }
-    for table in ["marker", "made", "copied", "state"] {
-        session
-            .execute(
-                &format!("DELETE FROM bluegreen.{table} WHERE migration = $1"),
-                &[&migration],
-            )
-            .await
-            .doing(doing)?;
-    }
-    let compared = session.query_one("SELECT to_regclass('bluegreen.compared') IS NOT NULL", &[]);
-    if compared.await.doing(doing)?.get(0) {
-        session
-            .execute("DELETE FROM bluegreen.compared WHERE migration = $1", &[&migration])
-            .await
-            .doing(doing)?;
+    for table in ["marker", "made", "copied", "compared", "state"] {
+        if exists(table).await? {
+            let sql = format!("DELETE FROM bluegreen.{table} WHERE migration = $1");
+            session.execute(&sql, &[&migration]).await?;
+        }
     }
     let others: i64 = session
         .query_one("SELECT count(*) FROM bluegreen.state", &[])
-        .await
-        .doing(doing)?
+        .await?
         .get(0);
     if others == 0 {
-        session
-            .batch_execute("DROP SCHEMA IF EXISTS bluegreen CASCADE")
-            .await
-            .doing(doing)?;
+        session.batch_execute("DROP SCHEMA bluegreen CASCADE").await?;
     }
     Ok(())
 }

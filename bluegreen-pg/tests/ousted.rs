@@ -319,3 +319,37 @@ async fn who_insists_on_writing_at_the_old_writer_is_refused() {
         .get(0);
     assert_eq!(triggers, 0);
 }
+
+/// A process may be dead while the server still runs what it said last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_process_still_takes_away_is_no_failure() {
+    let Some(pair) = Pair::start().await else { return };
+    let left = "CREATE SCHEMA bluegreen; CREATE TABLE bluegreen.marker (migration text);
+        CREATE TABLE bluegreen.state (migration text, stage text); CREATE TABLE bluegreen.made (migration text);
+        CREATE TABLE bluegreen.copied (migration text); INSERT INTO bluegreen.state VALUES ('shop', 'ready')";
+    let last_words =
+        "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('bluegreen', 0)); DROP SCHEMA bluegreen CASCADE";
+    let mut dying = Vec::new();
+    for color in [Color::Green, Color::Blue] {
+        let client = pair.client(color).await;
+        client.batch_execute(left).await.unwrap();
+        client.batch_execute(last_words).await.unwrap();
+        // A transaction sees what others do as it saw it first.
+        dying.push((client, pair.client(color).await));
+    }
+    let next = pair.replicator();
+    let cleans_up = tokio::spawn(async move {
+        next.stop(Color::Blue).await?;
+        next.leftovers().await
+    });
+    for (client, beside) in &dying {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let until = Instant::now() + Duration::from_secs(20);
+        while beside.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            assert!(Instant::now() < until && !cleans_up.is_finished(), "nobody waits");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        client.batch_execute("COMMIT").await.unwrap();
+    }
+    assert_eq!(cleans_up.await.unwrap().unwrap(), Vec::<String>::new());
+}
