@@ -1,9 +1,11 @@
 //! The way back while it is held: switched back and forward again, and what becomes of it when it breaks.
 #![allow(clippy::unwrap_used)]
 
-use bluegreen_core::{Color, Direction, Outcome, Signal, Status, StepName};
+use bluegreen_core::{Color, Direction, Event, Outcome, Signal, Status, StepName, WriteGate};
+use bluegreen_testkit::fake::{FakeGate, FakeReplicator};
 use bluegreen_testkit::world::Ended;
 use bluegreen_testkit::{Fault, World};
+use futures::{FutureExt, StreamExt};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -142,4 +144,66 @@ fn a_broken_way_back_is_known_and_not_taken() {
         "{status}"
     );
     assert!(status.to_string().contains("the slot is lost"), "{status}");
+}
+
+/// What becomes of a gate that something befalls in the hold, and what is warned of meanwhile.
+fn gate_in_the_hold(
+    befalls: impl FnOnce(&FakeGate) + Send + 'static,
+    then: impl FnOnce(&FakeGate) + Send + 'static,
+) -> Vec<String> {
+    let world = world();
+    let [gate, later] = [world.gate.clone(), world.gate.clone()];
+    world.clock.after(HELD, move || befalls(&gate));
+    world.clock.after(HELD + world.spec.watch * 2, move || then(&later));
+    let faults = world.sound();
+    let migration = world
+        .migration(&faults, Arc::new(FakeReplicator::new(&world.databases)))
+        .unwrap();
+    let mut events = migration.events();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let outcome = runtime.block_on(migration.run()).unwrap();
+    assert_eq!(outcome, Outcome::Completed, "{}", world.story());
+    let tally = world.tally(Color::Green);
+    assert!(tally.lost.is_empty() && tally.doubled.is_empty(), "{tally:?}");
+    let mut warned = vec![];
+    while let Some(Some(event)) = tokio::task::unconstrained(events.next()).now_or_never() {
+        if let Event::Warned {
+            step: StepName::Hold,
+            what,
+        } = event
+        {
+            warned.push(what);
+        }
+    }
+    warned
+}
+
+/// As after the restart of a pooler with an old file: clients would be sent where nobody may write.
+#[test]
+fn a_gate_that_leads_to_blue_in_the_hold_is_pointed_at_green_again() {
+    let warned = gate_in_the_hold(
+        |gate| gate.point_at(Color::Blue).now_or_never().unwrap().unwrap(),
+        |gate| assert_eq!(gate.look().at, Color::Green),
+    );
+    assert_eq!(warned, ["fake gate was pointed at green again: it led to blue"]);
+}
+
+/// Whoever holds it has a reason.
+#[test]
+fn a_gate_that_is_held_in_the_hold_stays_held_and_is_told() {
+    let warned = gate_in_the_hold(
+        // Held at once, whoever is still inside.
+        |gate| drop(gate.hold(Duration::from_secs(1)).now_or_never()),
+        |gate| {
+            assert!(gate.look().held);
+            gate.release().now_or_never().unwrap().unwrap();
+        },
+    );
+    assert!(warned.len() > 1, "{warned:?}");
+    assert!(
+        warned
+            .iter()
+            .all(|w| w == "fake gate is held, and clients wait: release it"),
+        "{warned:?}"
+    );
 }

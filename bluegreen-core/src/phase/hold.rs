@@ -10,6 +10,7 @@ use crate::plan::Parts;
 use crate::provider::MirrorStatus;
 use crate::spec::Spec;
 use async_trait::async_trait;
+use futures::future::{Either, select};
 
 #[derive(Debug)]
 pub(super) struct Hold;
@@ -21,6 +22,30 @@ enum Loss {
     Doubt,
     UntilMended,
     ForGood,
+}
+
+/// A gate that somebody led back to blue, or that began anew with an old file, sends clients where nobody may write. The journal
+/// knows who writes, so it is pointed there, as the next start would; what somebody holds stays held.
+async fn keep_gate(cx: &Context<'_>) {
+    let (gate, writer) = (&cx.with.gate, cx.state.writer());
+    if !gate.is_present() || cx.state.committed.is_none() {
+        return;
+    }
+    let astray = match gate.state().await {
+        Ok(state) if state.at == writer => {
+            if state.held {
+                cx.warn(format!("{} is held, and clients wait: release it", gate.name()));
+            }
+            return;
+        }
+        Ok(state) => format!("it led to {}", state.at),
+        Err(e) if e.kind() == Kind::Diverged => e.to_string(),
+        Err(e) => return cx.warn(format!("clients may not reach {writer}: {e}")),
+    };
+    match gate.point_at(writer).await {
+        Ok(()) => cx.warn(format!("{} was pointed at {writer} again: {astray}", gate.name())),
+        Err(e) => cx.warn(format!("{} leads clients astray ({astray}): {e}", gate.name())),
+    }
 }
 
 #[async_trait]
@@ -59,6 +84,10 @@ impl Step for Hold {
     }
 
     async fn watch(&self, cx: &Context<'_>) -> Option<Note> {
+        let late = cx.with.clock.sleep_until(cx.now() + cx.spec.watch);
+        if let Either::Right(_) = select(std::pin::pin!(keep_gate(cx)), late).await {
+            cx.warn(format!("{} does not answer", cx.with.gate.name()));
+        }
         if !cx.with.replicator.is_present() {
             return None;
         }
