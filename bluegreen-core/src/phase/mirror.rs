@@ -88,6 +88,10 @@ pub(super) async fn run(cx: &Context<'_>, direction: Direction) -> Result<Option
             Some(cx.look(format!("{stage}: {} of {} rows{left}", rows.done, rows.total)))
         }
         MirrorStatus::Streaming(lag) => Some(cx.look_patiently("mirror", format!("{} bytes behind", lag.bytes))),
+        // What fails in it says so by itself. Asked for again it would begin anew, and its failure would never be heard.
+        ref preparing @ MirrorStatus::Preparing(_) => {
+            Some(cx.look_patiently("mirror", format!("the mirror {direction} is {preparing}")))
+        }
         other => {
             // It may need to be asked again (the other direction's worker had to go first).
             cx.live.lock().started.retain(|d| *d != direction);
