@@ -4,6 +4,7 @@ mod ahead;
 mod brake;
 mod copy;
 mod finish;
+mod lexer;
 mod padding;
 mod plan;
 mod pump;

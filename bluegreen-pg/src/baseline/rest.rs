@@ -5,7 +5,8 @@
 //! becomes the constraint. A foreign key is added unchecked and then validated: the same check, but without a lock on the
 //! other table that would make all foreign keys wait for one another; it ends as valid as if it had been checked at once.
 
-use super::script::{self, Entry, Statement};
+use super::lexer::Statement;
+use super::script::{self, Entry};
 use crate::ident::{Relation, ident};
 use std::collections::{HashMap, HashSet};
 
@@ -195,7 +196,7 @@ fn build(table: &Relation, statement: &Statement) -> Option<(Relation, String, O
     let plain = close + 1 == statement.words.len();
     let columns = statement.between(open, close + 1);
     let named = statement.words[open + 1..close].iter().enumerate().all(|(i, word)| {
-        use super::script::WordKind::{Bare, Quoted, Symbol};
+        use super::lexer::WordKind::{Bare, Quoted, Symbol};
         match word.kind {
             Bare(_) | Quoted(_) => i % 2 == 0,
             Symbol(',') => i % 2 == 1,
