@@ -1,12 +1,13 @@
 //! The end: everything of ours taken away on both sides, and the proof that nothing is left.
 
 use crate::connect::Session;
-use crate::error::Doing;
+use crate::error::{Doing, fault};
 use crate::ident::mirror_name;
 use crate::marker::{self, Stage};
 use crate::replicator::PgReplicator;
 use crate::{baseline, mirror, shut, slot, writers};
-use bluegreen_core::{Color, Direction, Result};
+use bluegreen_core::{Color, Direction, Error, Result};
+use futures::future::join;
 
 const DIRECTIONS: [Direction; 2] = [Direction::BlueToGreen, Direction::GreenToBlue];
 
@@ -21,35 +22,47 @@ impl PgReplicator {
         self.keeper().take();
         self.work().clear();
         self.watch.lock().await.clear();
-        let (blue, mut green) = tokio::try_join!(settings.connect(Color::Blue), settings.connect(Color::Green))?;
-        if marker::stage(&green, &settings.name).await? == Stage::Copying {
-            // Half a copy is no data: it goes, or the next try would find a database that is not empty.
-            baseline::wipe(&self.context, Direction::BlueToGreen, &blue, &mut green).await?;
+        let (blue, mut green) = join(settings.connect(Color::Blue), settings.connect(Color::Green)).await;
+        // Half a copy is no data: it goes, or the next try would find a database that is not empty.
+        let mut half = false;
+        if let Ok(green) = &mut green {
+            half = marker::stage(green, &settings.name).await? == Stage::Copying;
+            if let (true, Ok(blue)) = (half, &blue) {
+                baseline::wipe(&self.context, Direction::BlueToGreen, blue, green).await?;
+                half = false;
+            }
         }
-        let side = |color| match color {
-            Color::Blue => &blue,
-            Color::Green => &green,
-        };
-        for direction in DIRECTIONS {
-            mirror::unsubscribe(side(direction.follower()), &self.name_of(direction)).await?;
+        // Where one server is out of reach, for good perhaps, the other must not keep its log for it.
+        let both = [(Color::Blue, blue), (Color::Green, green)];
+        let there: Vec<(Color, &Session)> = both
+            .iter()
+            .filter_map(|(color, session)| Some((*color, session.as_ref().ok()?)))
+            .collect();
+        for (color, session) in &there {
+            mirror::unsubscribe(session, &self.name_of(Direction::from(color.other()))).await?;
         }
-        for direction in DIRECTIONS {
-            let (origin, name) = (side(direction.origin()), self.name_of(direction));
-            slot::drop(origin, &name).await?;
-            mirror::unpublish(origin, &name).await?;
+        for (color, session) in &there {
+            let name = self.name_of(Direction::from(*color));
+            slot::drop(session, &name).await?;
+            mirror::unpublish(session, &name).await?;
         }
-        let dbname = settings.server(writer).conninfo().dbname();
-        if writers::is_closed(side(writer)).await? {
-            writers::open_again(side(writer), &settings.name, dbname).await?;
-        }
-        let other = writer.other();
-        if other == Color::Green && writers::is_closed(&green).await? {
-            // No mirror any more that a write there could break.
-            writers::open_again(&green, &settings.name, settings.green.conninfo().dbname()).await?;
-        }
-        for session in [&blue, &green] {
+        for (color, session) in &there {
+            if half && *color == Color::Green {
+                // Left to who reaches both.
+                continue;
+            }
+            // Green is no mirror any more that a write there could break.
+            let opens = *color == writer || *color == Color::Green;
+            if opens && writers::is_closed(session).await? {
+                let dbname = settings.server(*color).conninfo().dbname();
+                writers::open_again(session, &settings.name, dbname).await?;
+            }
             shut::take_away(session, &settings.name).await?;
             marker::take_away(session, &settings.name).await?;
+        }
+        let cleaned: Vec<String> = there.iter().map(|(color, _)| color.to_string()).collect();
+        for (color, session) in both {
+            session.map_err(|e| out_of_reach(color, &cleaned, &e))?;
         }
         self.guards.end();
         Ok(())
@@ -59,8 +72,18 @@ impl PgReplicator {
     pub(crate) async fn what_is_left(&self) -> Result<Vec<String>> {
         let settings = &self.context.settings;
         let mut left = Vec::new();
-        for color in [Color::Blue, Color::Green] {
-            let session = settings.connect(color).await?;
+        let (blue, green) = join(settings.connect(Color::Blue), settings.connect(Color::Green)).await;
+        if let (Err(e), Err(_)) = (&blue, &green) {
+            return Err(out_of_reach(Color::Blue, &[], e));
+        }
+        for (color, session) in [(Color::Blue, blue), (Color::Green, green)] {
+            let session = match session {
+                Ok(session) => session,
+                Err(e) => {
+                    left.push(format!("{color}: what may be there, it is out of reach ({e})"));
+                    continue;
+                }
+            };
             left.extend(found(&session, &settings.name, color).await?);
             // Blue stays read-only when green is the writer; green never does.
             if color == Color::Green && writers::is_closed(&session).await? {
@@ -69,6 +92,16 @@ impl PgReplicator {
         }
         Ok(left)
     }
+}
+
+/// What was done all the same, and what cannot be.
+fn out_of_reach(color: Color, cleaned: &[String], error: &Error) -> Error {
+    let done = match cleaned {
+        [] => String::new(),
+        cleaned => format!("; at {} nothing of ours is left", cleaned.join(" and ")),
+    };
+    let why = format!("{color} is out of reach: {error}{done}. If it is gone for good, so is what we made there");
+    fault(error.kind(), "take everything of ours away", why)
 }
 
 async fn found(session: &Session, migration: &str, color: Color) -> Result<Vec<String>> {
