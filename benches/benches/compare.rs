@@ -217,7 +217,11 @@ async fn run() {
         rows / 30 * 10,
         rows * 2
     );
-    for sql in ["SET default_transaction_read_only = off", flip.as_str()] {
+    for sql in [
+        "SET default_transaction_read_only = off",
+        "SET bluegreen.mend = on",
+        flip.as_str(),
+    ] {
         client.batch_execute(sql).await.unwrap();
     }
     let (took, answer) = ours(&replicator).await;

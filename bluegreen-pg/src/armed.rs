@@ -9,6 +9,7 @@ use crate::keeper::Pause;
 use crate::marker;
 use crate::replicator::Context;
 use crate::sequences::Sequences;
+use crate::writers::is_client;
 use crate::{identity, mirror, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Position, Result};
 use std::sync::{Arc, LazyLock};
@@ -70,14 +71,39 @@ pub(crate) struct Statements {
     pub(crate) move_marker: Statement,
     pub(crate) follower_check: Statement,
     pub(crate) proof: Proof,
-    /// None where we may not.
-    pub(crate) begin_after: Option<Statement>,
+    pub(crate) begin_after: BeginAfter,
 }
 
-/// Lets subscription `$1` begin after the point `$2` of the other side's log, whatever its slot says: what the slot was advanced
-/// past is sent again after a crash of its server, and would be applied to where it came from.
-const BEGIN_AFTER: &str = "SELECT pg_replication_origin_advance('pg_' || oid, $2::text::pg_lsn) FROM pg_subscription \
+/// Lets an idle subscription begin after a point of the other side's log, whatever its slot says: what the slot was advanced
+/// past is sent again after a crash of its server, and would be applied to where it came from. Nothing where we may not.
+#[derive(Debug)]
+pub(crate) struct BeginAfter(Option<Statement>);
+
+impl BeginAfter {
+    const SQL: &str = "SELECT pg_replication_origin_advance('pg_' || oid, $2::text::pg_lsn) FROM pg_subscription \
      WHERE subname = $1 AND NOT subenabled AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+    /// On the session that will run it.
+    pub(crate) async fn prepare(session: &Session) -> Result<Self> {
+        if !catalog::may_execute(&**session, "pg_replication_origin_advance(text, pg_lsn)").await? {
+            return Ok(Self(None));
+        }
+        let types = [Type::NAME, Type::TEXT];
+        let statement = session.prepare_typed(Self::SQL, &types).await;
+        Ok(Self(Some(statement.doing("prepare the way back")?)))
+    }
+
+    pub(crate) async fn run(&self, session: &Session, subscription: &str, at: &str) -> Result<()> {
+        let Some(statement) = &self.0 else { return Ok(()) };
+        let doing = "let the way back begin after the proof";
+        let begun = session.query(statement, &[&subscription, &at]).await.doing(doing)?;
+        if begun.len() == 1 {
+            return Ok(());
+        }
+        let why = format!("its subscription {subscription} is gone, or runs");
+        Err(fault(Kind::Diverged, doing, why))
+    }
+}
 
 /// How it is proved that the follower has the marker durably.
 #[derive(Debug)]
@@ -89,10 +115,14 @@ pub(crate) enum Proof {
 }
 
 /// Who has a transaction id here and is not queued behind a lock; what is queued is ended later.
-const OTHER_WRITERS: &str = "SELECT format('pid %s of %s since %s', pid, coalesce(usename, '?'), coalesce(xact_start::text, '?')) \
-     FROM pg_stat_activity WHERE datname = current_database() AND backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )' \
+const OTHER_WRITERS: &str = concat!(
+    "SELECT format('pid %s of %s since %s', pid, coalesce(usename, '?'), coalesce(xact_start::text, '?')) \
+     FROM pg_stat_activity WHERE datname = current_database() AND ",
+    is_client!(),
+    " \
      AND backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND application_name <> $1 \
-     AND wait_event_type IS DISTINCT FROM 'Lock'";
+     AND wait_event_type IS DISTINCT FROM 'Lock'"
+);
 
 impl Armed {
     /// Opens and prepares everything for a cut-over to `to`.
@@ -134,14 +164,8 @@ impl Armed {
                 proof.prepare(marker::OWN_COMMIT).await.doing(doing)?,
             )
         };
-        let begin_after = if catalog::may_execute(&*from_reads, "pg_replication_origin_advance(text, pg_lsn)").await? {
-            let types = [Type::NAME, Type::TEXT];
-            Some(from_reads.prepare_typed(BEGIN_AFTER, &types).await.doing(doing)?)
-        } else {
-            None
-        };
         let statements = Statements {
-            begin_after,
+            begin_after: BeginAfter::prepare(&from_reads).await?,
             writer_check: from_reads.prepare(&catalog::writer_check()).await.doing(doing)?,
             other_writers: from_reads.prepare(OTHER_WRITERS).await.doing(doing)?,
             move_marker: writer.prepare(marker::MOVE).await.doing(doing)?,
@@ -270,18 +294,7 @@ impl Armed {
     /// with a crash of its server.
     pub(crate) async fn begin_way_back(&self, back: &str) -> Result<()> {
         let at = slot::advance(&self.to_writes, back).await?;
-        if let Some(begin_after) = &self.statements.begin_after {
-            let doing = "let the way back begin after the proof";
-            let begun = self.from_reads.query(begin_after, &[&back, &at]).await.doing(doing)?;
-            if begun.len() != 1 {
-                return Err(fault(
-                    Kind::Diverged,
-                    doing,
-                    format!("its subscription {back} is gone, or runs"),
-                ));
-            }
-        }
-        Ok(())
+        self.statements.begin_after.run(&self.from_reads, back, &at).await
     }
 
     /// Whether one of its sessions broke.

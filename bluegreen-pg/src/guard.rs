@@ -11,7 +11,7 @@ use crate::armed::{Armed, FENCE_AT_MOST};
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::{guard_application_name, literal};
-use crate::writers::{STARTING, ours};
+use crate::writers::{STARTING, is_client, ours};
 use bluegreen_core::{Kind, Result};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -19,6 +19,13 @@ use tokio_postgres::types::Type;
 
 /// How long the block may take to begin.
 const BEGINS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the block tries to lock the catalogue, in milliseconds. Not had, a table that is made in the pause's last
+/// milliseconds would stay behind.
+const CATALOGUE_MS: u32 = 20;
+
+/// What undoes the inner block.
+const RELEASE: &str = "BG001";
 
 /// How many times more it ends those who queue at the tables when nobody else is left: they know that the database is
 /// read-only, and who comes again and again must not keep it at work for ever.
@@ -51,13 +58,17 @@ impl Guard {
 pub(crate) const KEY: &str = "hashtextextended('bluegreen guard ' || $1, 0)";
 
 /// Clients that did something since `$2`, or cannot be ended by the guard. `$1`: our application names.
-const NOT_SILENT: &str = "SELECT count(*), count(*) FILTER (WHERE state IS DISTINCT FROM 'idle' OR state_change > $2::timestamptz) \
-     FROM pg_stat_activity WHERE datname = current_database() AND backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )' \
-     AND pid <> pg_backend_pid() AND application_name <> ALL ($1)";
+const NOT_SILENT: &str = concat!(
+    "SELECT count(*), count(*) FILTER (WHERE state IS DISTINCT FROM 'idle' OR state_change > $2::timestamptz) \
+     FROM pg_stat_activity WHERE datname = current_database() AND ",
+    is_client!(),
+    " \
+     AND pid <> pg_backend_pid() AND application_name <> ALL ($1)"
+);
 
 impl Armed {
     /// Whether the guard can be left to end the clients: there are some, and none did anything since the fence. A client
-    /// that breaks its silence afterwards can take a number of a sequence, but can write nothing.
+    /// that breaks its silence afterwards can take a number of a sequence, but can write nothing, nor make a table.
     pub(crate) async fn can_be_guarded(&self, migration: &str) -> Result<bool> {
         if !self.may_guard {
             return Ok(false);
@@ -143,19 +154,35 @@ impl Armed {
 fn block(migration: &str, key: i32) -> String {
     let names: Vec<String> = ours(migration).iter().map(|n| literal(n)).collect();
     let clients = format!(
-        "datname = current_database() AND backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )' AND pid <> pg_backend_pid() \
+        "datname = current_database() AND {} AND pid <> pg_backend_pid() \
          AND application_name NOT IN ({}) AND (backend_start < begun OR pid = ANY (starting) OR wait_event_type = 'Lock')",
+        is_client!(),
         names.join(", ")
     );
+    let at_most = FENCE_AT_MOST.as_millis();
+    // The catalogue is locked for as long as it waits: no lock on the tables that are there keeps a client that breaks its silence
+    // from making another, and nobody would look at that again. It is let go by undoing the inner block, once everybody has
+    // been told to end: who has temporary tables needs the catalogue to go.
     let body = format!(
         "DECLARE begun timestamptz := clock_timestamp(); starting int[]; seen bigint; old bigint; late int := 0;
          BEGIN
-           PERFORM set_config('lock_timeout', '{}', true), set_config('client_connection_check_interval', '0', true);
+           PERFORM set_config('client_connection_check_interval', '0', true);
            starting := array(SELECT pid FROM ({STARTING}) AS s (pid));
            BEGIN
+             BEGIN
+               PERFORM set_config('lock_timeout', '{CATALOGUE_MS}', true);
+               LOCK TABLE pg_catalog.pg_class IN SHARE MODE;
+             EXCEPTION WHEN lock_not_available THEN
+               RAISE LOG 'bluegreen: the catalogue is in use, and stays open';
+             END;
+             PERFORM set_config('lock_timeout', '{at_most}', true);
              PERFORM pg_advisory_xact_lock({});
-           EXCEPTION WHEN lock_not_available THEN
-             RAISE LOG 'bluegreen: the process that set the guard is not heard of';
+             PERFORM pg_stat_clear_snapshot();
+             PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE {clients};
+             RAISE SQLSTATE '{RELEASE}';
+           EXCEPTION
+             WHEN lock_not_available THEN RAISE LOG 'bluegreen: the process that set the guard is not heard of';
+             WHEN SQLSTATE '{RELEASE}' THEN NULL;
            END;
            LOOP
              PERFORM pg_stat_clear_snapshot();
@@ -167,7 +194,6 @@ fn block(migration: &str, key: i32) -> String {
              PERFORM pg_sleep(0.005);
            END LOOP;
          END",
-        FENCE_AT_MOST.as_millis(),
         KEY.replace("$1", &literal(&key.to_string()))
     );
     format!("DO {}; ROLLBACK", literal(&body))

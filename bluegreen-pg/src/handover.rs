@@ -1,12 +1,13 @@
 //! After the proof: the old writer closed for good, the new one opened; or all of it given back.
 
-use crate::armed::{Armed, opened_again};
+use crate::armed::{Armed, BeginAfter, opened_again};
 use crate::connect::Session;
 use crate::error::fault;
-use crate::fence::look_again;
+use crate::fence::{look_again, marker_round_trip};
 use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
-use crate::{guard, identity, mirror, writers};
+use crate::sequences::Sequences;
+use crate::{guard, identity, mirror, shut, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Result};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ const OTHER_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long the cut-over's sessions stay open after it.
 const LINGER: Duration = Duration::from_millis(300);
+
+/// How long the new writer is kept shut for what the old one may have taken after the proof.
+const REST_WITHIN: Duration = Duration::from_secs(10);
 
 /// The end of a cut-over's sessions: to end one costs its server milliseconds, and not now, while clients come back. All of them
 /// are held until then, which a block that names only some would not do.
@@ -79,11 +83,11 @@ impl PgReplicator {
         tracing::debug!(elapsed = ?started.elapsed(), "hand over: read-only, reverse slot advanced");
         if silent {
             armed.set_guard(&settings.name);
-            tokio::try_join!(
-                armed.sequences.set(&armed.to_writes, values),
-                look_again(&armed.from_reads, &armed.statements.writer_check, &forth, sequences),
-                armed.guard_is_set(),
-            )?;
+            tokio::try_join!(armed.sequences.set(&armed.to_writes, values), async {
+                // Looked at when nobody can make a table any more.
+                armed.guard_is_set().await?;
+                look_again(&armed.from_reads, &armed.statements.writer_check, &forth, sequences).await
+            })?;
             armed.handed_over = true;
             tracing::debug!(elapsed = ?started.elapsed(), "hand over: guarded");
             return Ok(());
@@ -168,6 +172,9 @@ impl PgReplicator {
             still_closed(&old, from).await?;
             writers::sweep(&old, &settings.name, None).await?;
             writers::end_fence(&old, &settings.name).await?;
+            if writers::is_closed(&new).await? {
+                self.bring_the_rest(to, &old, &new).await?;
+            }
             writers::open_again(&new, &settings.name, dbname(to)).await?;
         }
         if let Some(armed) = slot.take() {
@@ -177,14 +184,39 @@ impl PgReplicator {
         Ok(())
     }
 
+    /// Brings what the old writer took after the proof: since the fence died with its process, only a default kept its clients
+    /// from writing, and a client may say otherwise. From here on its tables refuse.
+    async fn bring_the_rest(&self, to: Color, old: &Session, new: &Session) -> Result<()> {
+        let name = &self.context.settings.name;
+        shut::shut(old, name).await?;
+        let arrived = marker_round_trip(old, new, name, REST_WITHIN).await?;
+        if arrived.is_none() {
+            // It was proven once that all is there. Nobody may wait without end for what almost surely is not.
+            tracing::error!(migration = %name, "what a client may have written at {} since the hand-over, against its read-only \
+                 default, did not reach {to} within {REST_WITHIN:?}; it is opened without it", to.other());
+        }
+        let sequences = Sequences::prepare(old, new).await?;
+        sequences.set(new, sequences.read(old).await?).await?;
+        // What came since then must not go back to where it was made.
+        let back = self.name_of(Direction::from(to));
+        let at = slot::advance(new, &back).await?;
+        let begin_after = BeginAfter::prepare(old).await?;
+        begin_after.run(old, &back, &at).await
+    }
+
     /// Sees to it that the other side takes no writes, where it is a mirror. One that was replaced is nobody's mirror, and is left
-    /// as it is: this is a way out.
-    async fn shut_other(&self, color: Color, there: &Session) -> Result<()> {
+    /// as it is: this is a way out. Refuses where the other side was opened and this one is shut: that is a cut-over to its end,
+    /// after a commit record, and who comes now is late.
+    async fn shut_other(&self, color: Color, here: &Session, there: &Session) -> Result<()> {
         let (settings, other) = (&self.context.settings, color.other());
         let mirrored = mirror::look(there, &self.name_of(Direction::from(color)))
             .await?
             .is_some();
         if mirrored && !writers::is_closed(there).await? {
+            if writers::is_closed(here).await? {
+                let why = format!("{other} accepts writes, and {color} does not: the writing was handed over");
+                return Err(fault(Kind::Diverged, "give the writing back", why));
+            }
             writers::close(there, &settings.name, settings.server(other).conninfo().dbname()).await?;
         }
         Ok(())
@@ -202,8 +234,13 @@ impl PgReplicator {
         let ours = guard
             .take()
             .filter(|a| a.to == other && a.held && !a.promoting && !a.is_closed());
-        if let Some(mut armed) = ours {
-            if writers::is_closed(&armed.from).await? {
+        // Asked of the server: another process may have ended the fence, and gone on, and its session's end has not come to us yet.
+        let held = match ours {
+            Some(armed) => Some((armed.fence_seen().await?, armed)).filter(|((_, there), _)| *there),
+            None => None,
+        };
+        if let Some(((closed, _), mut armed)) = held {
+            if closed {
                 writers::open(&armed.from, &settings.name, dbname(color)).await?;
             }
             armed.unlock().await?;
@@ -227,7 +264,7 @@ impl PgReplicator {
             };
             identity::check_side(&self.context, color, &here, there.as_ref()).await?;
             if let Some(there) = &there {
-                self.shut_other(color, there).await?;
+                self.shut_other(color, &here, there).await?;
             }
             // Of a process that hangs and is not dead: it would keep the tables locked, and wake up to go on.
             writers::end_fence(&here, &settings.name).await?;

@@ -125,6 +125,8 @@ async fn turn(context: Arc<Context>, direction: Direction, report: Arc<Report>) 
     }
     report.stage("this direction starts");
     mirror::enable(&follower, &forth).await?;
+    // Of the time when it was the mirror.
+    shut::ease(&origin, &settings.name).await?;
     if direction == Direction::BlueToGreen {
         report.stage("this direction gets beyond what came by the other");
         match echo::let_in(&origin, &follower, &settings.name, &forth, &back, BEYOND).await {

@@ -6,7 +6,7 @@ use crate::fence::marker_round_trip;
 use crate::marker::{self, Stage};
 use crate::replicator::PgReplicator;
 use crate::stuck::{self, Stuck};
-use crate::{drift, identity, mirror, slot};
+use crate::{drift, identity, mirror, shut, slot};
 use bluegreen_core::{Direction, Kind, Lag, MirrorStatus, Result};
 use std::time::{Duration, Instant};
 
@@ -190,8 +190,8 @@ async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<
         Kind::Diverged,
         format!(
             "the subscription {name} does not get on ({errors} errors of its apply worker): {why}. It goes on by itself once that \
-             is mended (there, between BEGIN READ WRITE and COMMIT; where it is shut, SET session_replication_role = replica \
-             first); or abort and begin again"
+             is mended (there, between BEGIN READ WRITE; SET LOCAL {} = on; and COMMIT); or abort and begin again",
+            shut::MEND
         ),
     ))
 }

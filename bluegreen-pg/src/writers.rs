@@ -12,23 +12,35 @@ use tokio_postgres::types::Type;
 /// How long terminated sessions may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Clients of this database that are not ours (jobs that an extension runs in the background are clients too), and processes still starting up in it; those of the clients that `$3`
+/// Whether a session of `pg_stat_activity` is a client's: jobs that an extension runs in the background are clients too.
+macro_rules! is_client {
+    () => {
+        "backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )'"
+    };
+}
+pub(crate) use is_client;
+
+/// Clients of this database that are not ours, and processes still starting up in it; those of the clients that `$3`
 /// lists (all, when it is null) are told to end. A session that is starting holds a lock on its database until it has
 /// read the database's settings and shows itself: without looking there, one that read the old settings could appear
 /// after we looked. The last column: a superuser's, which only a superuser may end; a managed service's own are no
 /// application's. `$1`: our application names; `$2`: only clients older than that.
-const PRESENT: &str = "SELECT a.pid, false, a.state IS DISTINCT FROM 'idle', \
+const PRESENT: &str = concat!(
+    "SELECT a.pid, false, a.state IS DISTINCT FROM 'idle', \
      CASE WHEN r.rolsuper AND NOT me.rolsuper THEN false \
       WHEN $3 IS NULL OR a.pid = ANY ($3) THEN pg_terminate_backend(a.pid) ELSE false END, \
      r.rolsuper AND NOT me.rolsuper \
      FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid JOIN pg_roles me ON me.rolname = current_user \
-     WHERE a.datname = current_database() AND a.backend_type !~ '^(autovacuum|logical replication|parallel|wal|background writer|checkpointer|startup|archiver|slotsync|io )' AND a.pid <> pg_backend_pid() \
+     WHERE a.datname = current_database() AND ",
+    is_client!(),
+    " AND a.pid <> pg_backend_pid() \
      AND a.application_name <> ALL ($1) AND ($2 IS NULL OR a.backend_start < $2::timestamptz) \
      AND (me.rolsuper OR r.rolname NOT IN ('rdsadmin', 'cloudsqladmin', 'cloudsqlagent', 'alloydbadmin', 'azuresu')) \
      UNION ALL SELECT l.pid, true, true, false, false \
      FROM pg_locks l JOIN pg_database d ON d.oid = l.objid AND d.datname = current_database() \
      WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted \
-     AND l.pid <> pg_backend_pid()";
+     AND l.pid <> pg_backend_pid()"
+);
 
 /// The processes that are starting up in this database.
 pub(crate) const STARTING: &str = "SELECT l.pid \

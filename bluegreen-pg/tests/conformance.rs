@@ -80,7 +80,7 @@ impl ReplicatorHarness for Harness {
     async fn tamper(&self, color: Color, token: u64, instead: u64) {
         let client = connect(&self.pair.url(color)).await.unwrap();
         client
-            .batch_execute("SET default_transaction_read_only = off")
+            .batch_execute("SET default_transaction_read_only = off; SET bluegreen.mend = on")
             .await
             .unwrap();
         let sql = format!("UPDATE rows SET token = {instead} WHERE token = {token}");

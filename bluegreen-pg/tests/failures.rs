@@ -108,7 +108,7 @@ async fn a_mirror_that_cannot_go_on_is_failed_and_not_late() {
     };
     let green = pair.client(Color::Green).await;
     green
-        .batch_execute("SET default_transaction_read_only = off")
+        .batch_execute("SET default_transaction_read_only = off; SET bluegreen.mend = on")
         .await
         .unwrap();
     green.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
@@ -171,7 +171,7 @@ async fn a_mirror_that_is_stuck_is_known_though_it_is_asked_for_before_every_loo
     let Some((pair, replicator)) = Pair::mirrored("CREATE TABLE t (id int PRIMARY KEY)").await else {
         return;
     };
-    let row = "BEGIN READ WRITE; INSERT INTO t VALUES (7); COMMIT";
+    let row = "BEGIN READ WRITE; SET LOCAL bluegreen.mend = on; INSERT INTO t VALUES (7); COMMIT";
     pair.client(Color::Green).await.batch_execute(row).await.unwrap();
     pair.client(Color::Blue).await.batch_execute(row).await.unwrap();
     let until = Instant::now() + Duration::from_secs(60);
@@ -297,4 +297,37 @@ async fn demand_passwords(pair: &Pair, color: Color) {
         .batch_execute("SELECT pg_reload_conf(), pg_sleep(0.2)")
         .await
         .unwrap();
+}
+
+/// A server that is gone, for good perhaps, is no reason to let the other one keep its log for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_one_server_gone_nothing_is_left_at_the_other() {
+    let Some((mut pair, replicator)) = Pair::mirrored("CREATE TABLE t (id int PRIMARY KEY)").await else {
+        return;
+    };
+    pair.green.stop().await.unwrap();
+    for replicator in [&replicator, &pair.replicator()] {
+        let e = replicator.stop(Color::Blue).await.unwrap_err().to_string();
+        assert!(
+            e.contains("green is out of reach") && e.contains("at blue nothing of ours is left"),
+            "{e}"
+        );
+        let left = replicator.leftovers().await.unwrap();
+        assert!(left.len() == 1 && left[0].starts_with("green: "), "{left:?}");
+    }
+    let ours = "SELECT count(*) FROM (SELECT slot_name FROM pg_replication_slots UNION ALL SELECT pubname FROM pg_publication \
+                UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'bluegreen') AS ours";
+    let left: i64 = pair
+        .client(Color::Blue)
+        .await
+        .query_one(ours, &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 0);
+    pair.green.restart().await.unwrap();
+    replicator.stop(Color::Blue).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), Vec::<String>::new());
+    let green = pair.client(Color::Green).await;
+    green.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
 }

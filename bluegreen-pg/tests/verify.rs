@@ -68,7 +68,7 @@ async fn differences(replicator: &PgReplicator) -> Vec<Difference> {
 async fn green(pair: &Pair) -> Client {
     let client = pair.client(Color::Green).await;
     client
-        .batch_execute("SET default_transaction_read_only = off")
+        .batch_execute("SET default_transaction_read_only = off; SET bluegreen.mend = on")
         .await
         .unwrap();
     client

@@ -22,7 +22,7 @@ use crate::marker::{self, Stage};
 use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
-use crate::{catalog, identity, mirror, slot, writers};
+use crate::{catalog, identity, mirror, shut, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
@@ -238,6 +238,8 @@ async fn fill(
         .await?;
 
     report.stage("subscription");
+    // A write there would meet one of the mirror's: while nobody uses the tables, it costs next to nothing.
+    shut::shut(&follower, &settings.name).await?;
     let version = catalog::version(&follower).await?;
     let transaction = follower.transaction().await.doing("create the subscription")?;
     // All that was written before this commit is durable with it, if it is durable itself.

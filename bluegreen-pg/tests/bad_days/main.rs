@@ -33,7 +33,9 @@ async fn a_stranger_writes_at_green() {
     let row = "INSERT INTO accounts VALUES (5000, 0, 0)";
     let green = day.client(Color::Green).await;
     green
-        .batch_execute(&format!("BEGIN READ WRITE; {row}; COMMIT"))
+        .batch_execute(&format!(
+            "BEGIN READ WRITE; SET LOCAL bluegreen.mend = on; {row}; COMMIT"
+        ))
         .await
         .unwrap();
     day.client(Color::Blue).await.batch_execute(row).await.unwrap();
@@ -41,7 +43,9 @@ async fn a_stranger_writes_at_green() {
         .end(async |why: String| {
             assert!(why.contains("id = 5000") && why.contains("accounts"), "{why}");
             green
-                .batch_execute("BEGIN READ WRITE; DELETE FROM accounts WHERE id = 5000; COMMIT")
+                .batch_execute(
+                    "BEGIN READ WRITE; SET LOCAL bluegreen.mend = on; DELETE FROM accounts WHERE id = 5000; COMMIT",
+                )
                 .await
                 .unwrap();
         })
