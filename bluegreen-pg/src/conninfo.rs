@@ -44,6 +44,23 @@ const KNOWN: &[&str] = &[
     "user",
 ];
 
+/// Whether two names differ by one letter that is missing, too many or another.
+fn nearly(one: &str, other: &str) -> bool {
+    let (short, long) = if one.len() <= other.len() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    let (short, long) = (short.as_bytes(), long.as_bytes());
+    let same = short.iter().zip(long).take_while(|(a, b)| a == b).count();
+    let rest = |skip: usize| short.get(same + skip..).unwrap_or_default() == long.get(same + 1..).unwrap_or_default();
+    match long.len() - short.len() {
+        0 => same < short.len() && rest(1),
+        1 => rest(0),
+        _ => false,
+    }
+}
+
 impl Conninfo {
     /// Reads `postgresql://user@host:5432/db?sslmode=require` or `host=.. user=.. dbname=..`.
     ///
@@ -60,7 +77,16 @@ impl Conninfo {
         };
         let password = all.remove("password").filter(|p| !p.is_empty());
         if let Some(unknown) = all.keys().find(|k| !KNOWN.contains(&k.as_str())) {
-            return Err(wrong(&format!("{unknown:?} is not a parameter it knows")));
+            // Not repeated: it may be the second half of a password that wants quotes.
+            let why = match KNOWN.iter().find(|known| nearly(known, unknown)) {
+                Some(known) => format!("it has a parameter that it does not know: is {known:?} meant?"),
+                None => format!(
+                    "it has a parameter that it does not know (a value with spaces wants quotes, one in a URL %20 and %26): \
+                     expected {}",
+                    KNOWN.join(", ")
+                ),
+            };
+            return Err(wrong(&why));
         }
         if !all.contains_key("user") {
             return Err(wrong("it names no user: add user=.. (or user@ in the URL)"));
@@ -364,6 +390,23 @@ mod tests {
         );
         let v6 = Conninfo::parse("postgresql://u@[::1]:6000").unwrap();
         assert_eq!((v6.host(), v6.port(), v6.dbname()), ("::1", 6000, "u"));
+    }
+
+    #[test]
+    fn what_it_does_not_know_is_not_repeated() {
+        for text in [
+            "host=h user=u password=first s3cret=x",
+            "postgres://u:aa/s3cret?s3cretmore=x@h/d",
+        ] {
+            let e = Conninfo::parse(text).unwrap_err().to_string();
+            assert!(!e.contains("s3cret"), "{e}");
+        }
+        for typo in ["sslmod", "sslmodee", "sslmpde"] {
+            let e = Conninfo::parse(&format!("host=h user=u {typo}=require"))
+                .unwrap_err()
+                .to_string();
+            assert!(e.contains("\"sslmode\" meant"), "{e}");
+        }
     }
 
     #[test]

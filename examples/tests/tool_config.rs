@@ -313,6 +313,16 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
         ),
         (
             "journal = \"shop.journal\"",
+            "journal = \"host=10.0.0.3 user=shop password=s3cret dbname=control\"",
+            &["neither a file's path nor"],
+        ),
+        (
+            "journal = \"shop.journal\"",
+            "journal = \"Postgresql://shop:s3cret@10.0.0.3/control\"",
+            &["neither a file's path nor"],
+        ),
+        (
+            "journal = \"shop.journal\"",
             "journal_env = \"BLUE_DATABASE\"",
             &["it is in blue's database"],
         ),

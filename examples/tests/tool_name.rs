@@ -127,6 +127,14 @@ async fn operators_are_heard_from_another_process() {
     );
     let running = w.tool.start(&["run"]);
     w.tool.until("status", |s| s.text.contains("10 % to green")).await;
+    // A copy of the file for another migration that still names this one's journal.
+    let text = w.tool.text();
+    w.tool.write(&text.replacen("name = \"app\"", "name = \"other\"", 1));
+    for command in ["abort", "status"] {
+        let said = w.tool.run(command).await;
+        assert!(said.code == Some(2) && said.errors.contains("\"app\""), "{said:?}");
+    }
+    w.tool.write(&text);
     assert_eq!(w.tool.run("retreat").await.code, Some(0));
     w.tool
         .until("status", |s| {

@@ -39,7 +39,11 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan> {
                 let message = format!("line {number} holds entry {} where entry {wanted} belongs", entry.seq);
                 return Err(damaged(message));
             }
-            None if end == bytes.len() && (newline.is_none() || line.contains(&0)) && !swallows_an_entry(line) => {
+            None if end == bytes.len()
+                && (newline.is_none() || line.contains(&0))
+                && begins_like_an_entry(line)
+                && !swallows_an_entry(line) =>
+            {
                 found.torn = Some(number);
                 break;
             }
@@ -50,6 +54,15 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan> {
         start = end;
     }
     Ok(found)
+}
+
+/// Whether a line is the beginning of one of ours, as far as it reached the disk: what somebody else wrote is not ours to cut away.
+fn begins_like_an_entry(line: &[u8]) -> bool {
+    let written = line.iter().take_while(|b| **b != 0).enumerate();
+    written.take(14).all(|(at, b)| match at {
+        0..8 => matches!(b, b'0'..=b'9' | b'a'..=b'f'),
+        _ => Some(b) == b" {\"v\":".get(at - 8),
+    })
 }
 
 /// Whether a line is a whole entry whose newline became a zero byte, and then something else: damage, not a torn write.
@@ -194,6 +207,16 @@ mod tests {
         zero[2].push('\0');
         for damaged in [missing, torn, zero] {
             assert_eq!(read(&damaged).expect_err("it is damaged").kind(), Kind::Corrupt);
+        }
+    }
+
+    /// A key, a note, anything that a path given by mistake leads to.
+    #[test]
+    fn what_somebody_else_wrote_is_no_torn_line() {
+        for theirs in ["only copy of a key", "abcdef", "0123abcd only copy", "{\"v\":1"] {
+            let read = scan(theirs.as_bytes());
+            let torn = theirs == "abcdef";
+            assert_eq!(read.is_ok_and(|s| s.torn == Some(1)), torn, "{theirs}");
         }
     }
 

@@ -11,6 +11,8 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would panic in the middle of a step where standard error is closed.
+        .log_internal_errors(false)
         .init();
     run::main(Arguments::parse()).await
 }

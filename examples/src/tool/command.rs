@@ -1,5 +1,6 @@
 //! Commands of the file, run by a shell: what green must pass, what deploys it, what takes blue away.
 
+use super::render::complain;
 use bluegreen_core::duration::format_duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -87,7 +88,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Err(e) = self.kill() {
-            eprintln!("bluegreen: a command that was to end could not be killed: {e}");
+            complain(format!("a command that was to end could not be killed: {e}"));
         }
     }
 }

@@ -53,6 +53,11 @@ impl Out {
     }
 }
 
+/// What a person should know beside it. A standard error that is closed stops nothing either.
+pub fn complain(text: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr().lock(), "bluegreen: {}", text.as_ref());
+}
+
 fn line(text: &str) {
     // See above: a closed pipe is no reason to end a migration in the middle.
     let _ = writeln!(std::io::stdout().lock(), "{text}");

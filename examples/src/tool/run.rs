@@ -1,7 +1,7 @@
 //! The tool's commands, and what their exit codes mean.
 
 use super::config::{Config, ConfigError, JournalPlace};
-use super::render::{Lines, Out};
+use super::render::{Lines, Out, complain};
 use super::wire::{Held, ReadJournal, migration, replicator};
 use bluegreen_core::{
     Body, Comparison, Entry, Error, Event, Finding, Journal, Kind, Migration, Note, Outcome, Severity, Signal, Status,
@@ -69,6 +69,9 @@ struct RunOn {
     #[arg(long)]
     stand_by: bool,
 }
+
+/// So many interrupts end it at once: a server that does not answer may keep it from stopping.
+const ENOUGH: u32 = 3;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +143,7 @@ fn finish(on: &On, result: Result<Ended, Stopped>) -> ExitCode {
         Ok(ended) => ended,
         Err(stopped) => {
             let (text, ended) = (stopped.text(), stopped.ended());
-            eprintln!("bluegreen: {text}");
+            complain(&text);
             on.out().value(&json!({"event": "error", "message": text}));
             ended
         }
@@ -154,8 +157,8 @@ impl On {
         Out { json: self.json }
     }
 
-    /// Where the journal is: all that is needed to look on and to have a say, and no secret but its own.
-    fn journal(&self) -> Result<JournalPlace, ConfigError> {
+    /// Where the journal is, and the migration's name: all that is needed to look on and to have a say, and no secret but its own.
+    fn journal(&self) -> Result<(JournalPlace, String), ConfigError> {
         Config::journal(&self.file)
     }
 
@@ -235,7 +238,7 @@ async fn run(on: &On, stand_by: bool) -> Result<Ended, Stopped> {
             on.out().findings(&findings);
         }
         if blocked(&findings) {
-            eprintln!("bluegreen: nothing was begun and nothing was changed: mend what blocks, then run it again");
+            complain("nothing was begun and nothing was changed: mend what blocks, then run it again");
             return Ok(Ended::HumanNeeded);
         }
     }
@@ -265,6 +268,9 @@ async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
     };
     let listen = |kind| signal(kind).map_err(|e| Error::new(Kind::Unexpected, "listen for interrupts", e.to_string()));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    // A terminal that goes away is no reason to die in the middle of a pause.
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut asked = 0;
     let (mut events, handle) = (migration.events(), migration.handle());
     let running = migration.run();
     tokio::pin!(running);
@@ -277,8 +283,21 @@ async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
             }
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
-        eprintln!("bluegreen: stopping where nothing is held; `run` goes on from there");
+        asked += 1;
+        if asked == ENOUGH {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "stop",
+                "ended at once, wherever it was: `run` puts it right",
+            )
+            .into());
+        }
+        let more = ENOUGH - asked;
+        complain(format!(
+            "stopping where nothing is held; `run` goes on from there (asked {more} times more, it ends at once)"
+        ));
         handle.stop();
     };
     // What it said last is still on its way.
@@ -289,10 +308,12 @@ async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
 }
 
 async fn status(on: &On) -> Result<Ended, Stopped> {
-    let status = match on.journal()?.read().await? {
+    let (place, name) = on.journal()?;
+    let status = match place.read().await? {
         Some(entries) => Status::of_entries(&entries)?,
         None => Status::of_entries(&[])?,
     };
+    is_named(&status, &name)?;
     on.out().say(status.to_string());
     on.out().value(&json!({"event": "status", "status": status}));
     Ok(match &status.outcome {
@@ -300,6 +321,19 @@ async fn status(on: &On) -> Result<Ended, Stopped> {
         None if status.asks.is_some() => Ended::HumanNeeded,
         None => Ended::Done,
     })
+}
+
+/// A file that was copied for another migration may still name the first one's journal.
+fn is_named(status: &Status, name: &str) -> Result<(), Stopped> {
+    match &status.name {
+        Some(its) if its != name => {
+            let why = format!(
+                "the journal is of the migration {its:?}, and the file is of {name:?}: which of the two is meant?"
+            );
+            Err(Error::invalid("read the journal", why).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn ending(outcome: &Outcome) -> Ended {
@@ -311,12 +345,13 @@ fn ending(outcome: &Outcome) -> Ended {
 
 /// Leaves an operator's word for whoever runs the migration, now or later; refuses what could never be followed.
 async fn ask(on: &On, signal: Signal) -> Result<Ended, Stopped> {
-    let journal = on.journal()?;
+    let (journal, name) = on.journal()?;
     let refuse = |why: &str| Err(Error::invalid(signal.to_string(), why).into());
     let Some(entries) = journal.read().await? else {
         return refuse("the migration was not begun: there is no journal");
     };
     let status = Status::of_entries(&entries)?;
+    is_named(&status, &name)?;
     if let Some(outcome) = &status.outcome {
         return refuse(&format!("the migration is over: it {outcome}"));
     }

@@ -2,6 +2,7 @@
 
 use super::command::Shell;
 use super::config::{Config, Databases, Dns, Gate, JournalPlace, Probe, Secret};
+use super::render::complain;
 use async_trait::async_trait;
 use bluegreen_core::{
     AllDatabases, AllGates, Color, DnsProvider, Entry, Error, FileJournal, HealthProbe, Journal, Kind, Migration,
@@ -214,7 +215,9 @@ impl Held {
         if let Self::Postgres(journal) = self
             && let Err(e) = journal.close().await
         {
-            eprintln!("bluegreen: the journal was not given back, it is free when its lease has run out: {e}");
+            complain(format!(
+                "the journal was not given back, it is free when its lease has run out: {e}"
+            ));
         }
     }
 }
@@ -259,7 +262,7 @@ impl JournalPlace {
             match opened {
                 Err(e) if stand_by && e.kind() == Kind::Conflict => {
                     if !std::mem::replace(&mut told, true) {
-                        eprintln!("bluegreen: standing by: {}", e.message());
+                        complain(format!("standing by: {}", e.message()));
                     }
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }

@@ -42,6 +42,11 @@ pub(super) fn place(migration: &mut Spanned<raw::Migration>, reader: &Reader<'_>
     };
     let text = given.get_ref().reveal();
     if is_plain && !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+        // Nobody's file is called that, and it may hold a password.
+        if text.contains("://") || text.split_whitespace().any(|word| word.starts_with("host=")) {
+            let what = format!("journal: it is neither a file's path nor such an address: {EXPECTED}");
+            return Err(Fault::at(given.span(), what));
+        }
         return Ok(JournalPlace::File(reader.folder.join(text)));
     }
     Conninfo::parse(text).map_err(|e| Fault::at(given.span(), format!("journal: {}; {EXPECTED}", e.message())))?;

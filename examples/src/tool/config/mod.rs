@@ -185,7 +185,7 @@ impl Config {
     ///
     /// # Errors
     /// When the file cannot be read or holds something else than it may.
-    pub fn journal(file: &Path) -> Result<JournalPlace, ConfigError> {
+    pub fn journal(file: &Path) -> Result<(JournalPlace, String), ConfigError> {
         let text = read(file)?;
         let mut raw = parse(file, &text)?;
         let reader = check::Reader {
@@ -193,7 +193,8 @@ impl Config {
             environment: &|name| std::env::var(name).ok(),
         };
         let place = journal::place(&mut raw.migration, &reader);
-        place.map_err(|check::Fault { at, what }| fault(file, &text, at, what))
+        let place = place.map_err(|check::Fault { at, what }| fault(file, &text, at, what))?;
+        Ok((place, raw.migration.into_inner().name.into_inner()))
     }
 
     /// Checks a file's text.
