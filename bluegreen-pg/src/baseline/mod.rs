@@ -189,7 +189,8 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     let bytes = loads.iter().map(plan::Load::bytes).sum();
     drop(follower);
     let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
-    let rest = rest::Rest::sort(&rest, &loaded);
+    let computed = views::computed_indexes(&origin).await?;
+    let rest = rest::Rest::sort(&rest, &loaded, &computed);
     tracing::debug!(loads = loads.len(), tables = loaded.len(), bytes, "copy planned");
     report.copying(rows, bytes);
     let copy = Arc::new(copy::Copy {

@@ -43,12 +43,14 @@ pub(super) struct Build {
 }
 
 impl Rest {
-    /// Sorts the section for tables whose rows we copy.
-    pub(super) fn sort(section: &str, loaded: &HashSet<Relation>) -> Self {
+    /// Sorts the section for tables whose rows we copy. Indexes that run a function of the application's are made when all rows are
+    /// in: it may read another table.
+    pub(super) fn sort(section: &str, loaded: &HashSet<Relation>, computed: &HashSet<Relation>) -> Self {
         let mut rest = Self::default();
         let mut sorter = Sorter {
             rest: &mut rest,
             loaded,
+            computed,
             place: String::new(),
             late: false,
         };
@@ -67,6 +69,7 @@ impl Rest {
 struct Sorter<'a> {
     rest: &'a mut Rest,
     loaded: &'a HashSet<Relation>,
+    computed: &'a HashSet<Relation>,
     /// The tablespace that the dump is at, as a statement.
     place: String,
     /// A function or view came: an index may need it, so from here on the dump's order is kept.
@@ -89,7 +92,10 @@ impl Sorter<'_> {
         }
         let here = |text: &str| format!("{place}{text}");
         match entry.kind.as_str() {
-            "STATISTICS" => self.rest.before.extend(statements.iter().map(|s| here(&s.text))),
+            // Of what comes later itself (a view that needs a key), they come after it.
+            "STATISTICS" if statements.first().is_some_and(|s| self.is_of_loaded(s)) => {
+                self.rest.before.extend(statements.iter().map(|s| here(&s.text)));
+            }
             "INDEX" | "CONSTRAINT" if !self.late => self.table(&place, statements),
             "FK CONSTRAINT" => self.foreign_key(&place, &statements),
             kind => {
@@ -110,11 +116,22 @@ impl Sorter<'_> {
     }
 
     fn table(&mut self, place: &str, statements: Vec<Statement>) {
-        let of = statements.first().and_then(indexed).filter(|t| self.loaded.contains(t));
+        let first = statements.first();
+        let of = first.and_then(indexed).filter(|t| self.loaded.contains(t));
         let Some(table) = of else {
             let all = statements.iter().map(|s| format!("{place}{}", s.text));
             return self.rest.after.extend(all);
         };
+        let index = first
+            .and_then(index_name)
+            .map(|name| Relation::new(table.schema.clone(), name));
+        if index.is_some_and(|index| self.computed.contains(&index)) {
+            self.rest
+                .after
+                .extend(statements.iter().map(|s| format!("{place}{}", s.text)));
+            // What it computes has statistics too.
+            return self.rest.after.push(format!("ANALYZE {table}"));
+        }
         let rest = self.rest.tables.entry(table.clone()).or_default();
         for (i, statement) in statements.iter().enumerate() {
             let text = format!("{place}{}", statement.text);
@@ -130,6 +147,13 @@ impl Sorter<'_> {
                 None => rest.then.push(text),
             }
         }
+    }
+
+    /// Whether `CREATE STATISTICS .. FROM table` is of a table whose rows we copy.
+    fn is_of_loaded(&self, statement: &Statement) -> bool {
+        let from = statement.find(0, &["from"]);
+        let table = from.and_then(|from| statement.relation(from + 1));
+        table.is_some_and(|(table, _)| self.loaded.contains(&table))
     }
 
     fn foreign_key(&mut self, place: &str, statements: &[Statement]) {
@@ -157,6 +181,15 @@ fn indexed(statement: &Statement) -> Option<Relation> {
         Some((_, on)) => statement.relation(on).map(|(table, _)| table),
         None => added(statement).map(|(table, _)| table),
     }
+}
+
+/// The name of the index that `CREATE INDEX` or `ALTER TABLE .. ADD CONSTRAINT` makes, in its table's schema.
+fn index_name(statement: &Statement) -> Option<&str> {
+    let at = match created(statement) {
+        Some((name, _)) => name,
+        None => added(statement)?.1,
+    };
+    statement.name(at)
 }
 
 /// Of `CREATE [UNIQUE] INDEX name ON table`, the places of the name and of the table. `ON ONLY` is another thing: the
@@ -233,8 +266,14 @@ CREATE INDEX big_i ON public.big USING btree (lower(a));
 SET default_tablespace = '';
 -- Name: parted_pkey; Type: INDEX; Schema: public; Owner: o
 CREATE UNIQUE INDEX parted_i ON ONLY public.parted USING btree (id);
+-- Name: big_f; Type: INDEX; Schema: public; Owner: o
+CREATE INDEX big_f ON public.big USING btree (public.region(a));
+-- Name: big_e; Type: CONSTRAINT; Schema: public; Owner: o
+ALTER TABLE ONLY public.big ADD CONSTRAINT big_e EXCLUDE USING gist (public.region(a) WITH =);
 -- Name: s; Type: STATISTICS; Schema: public; Owner: o
 CREATE STATISTICS public.s ON a, b FROM public.big;
+-- Name: t; Type: STATISTICS; Schema: public; Owner: o
+CREATE STATISTICS public.t ON a, b FROM public.view;
 -- Name: big f; Type: FK CONSTRAINT; Schema: public; Owner: o
 ALTER TABLE ONLY public.big ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.t(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.big ADD CONSTRAINT g FOREIGN KEY (a) REFERENCES public.t(id) NOT VALID;
@@ -248,7 +287,8 @@ CREATE INDEX late ON public.big USING btree (public.f());
     #[test]
     fn each_statement_has_its_time() {
         let big = Relation::new("public", "big");
-        let rest = Rest::sort(SECTION, &HashSet::from([big.clone()]));
+        let computed = ["big_f", "big_e"].map(|name| Relation::new("public", name));
+        let rest = Rest::sort(SECTION, &HashSet::from([big.clone()]), &HashSet::from(computed));
         assert_eq!(rest.settings, "SET row_security = off; ");
         let of = rest.of(&big);
         let builds: Vec<_> = of.builds.iter().map(|b| b.sql.as_str()).collect();
@@ -275,6 +315,10 @@ CREATE INDEX late ON public.big USING btree (public.f());
             .map(|s| s.trim_start_matches("SET default_tablespace = ''; "))
             .collect();
         assert!(after[0].contains("ON ONLY public.parted"));
+        assert!(after[1].contains("INDEX big_f ") && after[3].contains("big_e EXCLUDE"));
+        assert_eq!([after[2], after[4]], ["ANALYZE \"public\".\"big\""; 2]);
+        assert!(after[5].starts_with("CREATE STATISTICS public.t"));
+        let after = &after[5..];
         assert!(after[1].ends_with("ON DELETE CASCADE NOT VALID"));
         assert!(after[2].ends_with("(id) NOT VALID"));
         assert!(after[3].starts_with("ALTER TABLE public.parted") && after[3].ends_with("(id)"));

@@ -4,6 +4,8 @@ use crate::connect::Session;
 use crate::error::Doing;
 use crate::ident::{Relation, ident};
 use bluegreen_core::Result;
+use std::collections::HashSet;
+use tokio_postgres::Row;
 
 /// Refreshes of the materialized views that have rows at the origin. One may read another, also through plain views: it
 /// comes after all that it reads.
@@ -30,6 +32,26 @@ pub(super) async fn refreshes(origin: &Session) -> Result<Vec<String>> {
         .iter()
         .map(|r| format!("REFRESH MATERIALIZED VIEW {}.{}", ident(r.get(0)), ident(r.get(1))))
         .collect())
+}
+
+/// Indexes that run a function in a language other than C, themselves or by an operator: they can be right only when all tables are
+/// filled, for it may read one (and says `IMMUTABLE` all the same).
+pub(super) async fn computed_indexes(origin: &Session) -> Result<HashSet<Relation>> {
+    let rows = origin
+        .query(
+            "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid \
+             LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid \
+             JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END \
+             JOIN pg_language l ON l.oid = p.prolang \
+             WHERE l.lanname NOT IN ('c', 'internal') AND n.nspname !~ '^pg_'",
+            &[],
+        )
+        .await
+        .doing("list the indexes that compute")?;
+    let named = |row: &Row| Relation::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+    Ok(rows.iter().map(named).collect())
 }
 
 /// `ANALYZE` of partitioned tables, parents and materialized views.
