@@ -1,52 +1,39 @@
-//! What belongs to the server or to the database itself and not to a schema: roles and what they may, settings, grants.
+//! Roles: that green knows those of blue's database, with the same attributes, and what they may on the database itself.
 //! No dump of a database carries it.
 
-use super::{Look, OURS_NOT, commands, listed, texts};
+use super::{Look, OURS_NOT, commands, listed, logins, settings, texts};
 use crate::error::fault;
 use crate::ident::ident;
 use bluegreen_core::{Color, Kind, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(super) type Roles = BTreeMap<String, Role>;
+
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
-    let used: BTreeMap<String, Role> = Role::read(look, &used()).await?;
-    let logins: BTreeMap<String, Role> = Role::read(look, &logins()).await?;
-    let there: BTreeMap<String, Role> = Role::of(look, Color::Green, "SELECT oid FROM pg_roles").await?;
+    let used = Role::of(look, Color::Blue, &used()).await?;
+    let mut there = Role::of(look, Color::Green, "SELECT oid FROM pg_roles").await?;
     let missing: Vec<&Role> = used.values().filter(|role| !there.contains_key(&role.name)).collect();
     if !missing.is_empty() {
         look.blocks(
             "missing-roles",
             format!("green does not know {}", listed("role", &missing)),
             "they own things in blue's database or were granted rights there: its schema cannot be made on green without them",
-            create(&missing),
+            create(&missing, |group| used.contains_key(group) || there.contains_key(group)),
         );
     }
-    let absent: Vec<&Role> = logins
-        .values()
-        .filter(|role| !there.contains_key(&role.name) && !used.contains_key(&role.name))
-        .collect();
-    if !absent.is_empty() {
-        look.warns(
-            "missing-logins",
-            format!(
-                "they may log in to blue, and green does not know {}",
-                listed("role", &absent)
-            ),
-            "who logs in as one of them is turned away after the cut-over",
-            create(&absent),
-        );
-    }
-    let known = used
+    let logins = logins::check(look, &used, &mut there).await?;
+    let known: Roles = used
         .into_iter()
         .chain(logins)
         .filter(|(name, _)| there.contains_key(name))
         .collect();
     attributes(look, &known, &there);
-    settings(look, &known).await?;
-    grants(look).await
+    settings::check(look, &known.keys().map(String::as_str).collect()).await?;
+    grants(look, &there).await
 }
 
 /// The roles that blue's database names: owners, and who was granted something.
-fn used() -> String {
+pub(super) fn used() -> String {
     format!(
         "SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass \
          AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
@@ -54,20 +41,10 @@ fn used() -> String {
     )
 }
 
-/// Who may log in and is a member of a role that the database names.
-fn logins() -> String {
-    format!(
-        "SELECT r.oid FROM pg_roles r WHERE r.rolcanlogin AND NOT r.rolsuper AND EXISTS (SELECT FROM ({}) AS used (oid) \
-         JOIN pg_roles g ON g.oid = used.oid WHERE g.oid <> r.oid AND g.rolname !~ '^pg_' \
-         AND pg_has_role(r.oid, g.oid, 'MEMBER'))",
-        used()
-    )
-}
-
-struct Role {
-    name: String,
+pub(super) struct Role {
+    pub(super) name: String,
     /// As `CREATE ROLE` takes them.
-    attributes: BTreeSet<String>,
+    pub(super) attributes: BTreeSet<String>,
     member_of: BTreeSet<String>,
 }
 
@@ -78,11 +55,8 @@ impl std::fmt::Display for Role {
 }
 
 impl Role {
-    async fn read(look: &Look<'_>, which: &str) -> Result<BTreeMap<String, Self>> {
-        Self::of(look, Color::Blue, which).await
-    }
-
-    async fn of(look: &Look<'_>, color: Color, which: &str) -> Result<BTreeMap<String, Self>> {
+    /// Those whose oids the query gives, by name; not the server's own.
+    pub(super) async fn of(look: &Look<'_>, color: Color, which: &str) -> Result<Roles> {
         let sql = format!(
             "SELECT r.rolname::text, concat_ws(',', CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, \
               CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END, \
@@ -109,16 +83,19 @@ impl Role {
     }
 }
 
-fn create(roles: &[&Role]) -> String {
+/// The commands that make these roles, members of those groups that are there by then.
+pub(super) fn create(roles: &[&Role], is_there: impl Fn(&str) -> bool) -> String {
     let made = roles.iter().map(|role| format!("CREATE ROLE {role} {};", role.words()));
     let joined = roles.iter().flat_map(|role| {
         role.member_of
             .iter()
+            .filter(|group| group.starts_with("pg_") || is_there(group))
             .map(move |group| format!("GRANT {} TO {role};", ident(group)))
     });
     let logs_in = roles.iter().any(|role| role.attributes.contains("LOGIN"));
     let passwords = if logs_in {
-        "with their passwords: pg_dumpall --roles-only at blue, and of it what green lacks; without: "
+        "with their passwords: pg_dumpall --roles-only at blue, and of it what green lacks; without, and then nobody can log in with \
+         one: "
     } else {
         ""
     };
@@ -126,7 +103,7 @@ fn create(roles: &[&Role]) -> String {
 }
 
 /// Roles that are on both sides and may not the same.
-fn attributes(look: &mut Look<'_>, known: &BTreeMap<String, Role>, there: &BTreeMap<String, Role>) {
+fn attributes(look: &mut Look<'_>, known: &Roles, there: &Roles) {
     let (mut seen, mut mend) = (Vec::new(), Vec::new());
     for (name, role) in known {
         let Some(green) = there.get(name) else { continue };
@@ -159,55 +136,8 @@ fn attributes(look: &mut Look<'_>, known: &BTreeMap<String, Role>, there: &BTree
     }
 }
 
-/// Settings whose value is a list as it was written, quotes included.
-const LISTS: &str =
-    "'search_path', 'session_preload_libraries', 'local_preload_libraries', 'temp_tablespaces', 'DateStyle'";
-
-/// `ALTER DATABASE .. SET` and `ALTER ROLE .. SET`.
-async fn settings(look: &mut Look<'_>, known: &BTreeMap<String, Role>) -> Result<()> {
-    let sql = format!(
-        "SELECT coalesce(r.rolname, '')::text, (s.setdatabase <> 0)::text, split_part(c.setting, '=', 1), \
-         CASE WHEN split_part(c.setting, '=', 1) IN ({LISTS}) THEN substr(c.setting, strpos(c.setting, '=') + 1) \
-          ELSE quote_literal(substr(c.setting, strpos(c.setting, '=') + 1)) END \
-         FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting) LEFT JOIN pg_roles r ON r.oid = s.setrole \
-         WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
-         AND c.setting NOT LIKE 'default_transaction_read_only=%' ORDER BY 1, 2, 3"
-    );
-    let green: BTreeSet<[String; 4]> = texts::<4>(look.green, &sql).await?.into_iter().collect();
-    let dbname = look.dbname(Color::Green);
-    let lacking: Vec<[String; 4]> = texts::<4>(look.blue, &sql)
-        .await?
-        .into_iter()
-        .filter(|set| !green.contains(set) && (set[0].is_empty() || known.contains_key(&set[0])))
-        .collect();
-    if lacking.is_empty() {
-        return Ok(());
-    }
-    let whose = |[role, of_database, ..]: &[String; 4]| match (role.as_str(), of_database.as_str()) {
-        ("", _) => format!("DATABASE {dbname}"),
-        (role, "true") => format!("ROLE {} IN DATABASE {dbname}", ident(role)),
-        (role, _) => format!("ROLE {}", ident(role)),
-    };
-    let seen: Vec<String> = lacking
-        .iter()
-        .map(|set| format!("{} = {} ({})", set[2], set[3], whose(set).to_lowercase()))
-        .collect();
-    let mend = lacking.iter().map(|set| match set[3].as_str() {
-        "" => format!("ALTER {} SET {} = '';", whose(set), set[2]),
-        value => format!("ALTER {} SET {} = {value};", whose(set), set[2]),
-    });
-    look.warns(
-        "database-settings",
-        format!("set on blue and not, or not so, on green: {}", listed("setting", &seen)),
-        "they are the database's or a role's own and no dump of a schema has them: a search_path or a time zone that is missing \
-         changes what the application's statements mean",
-        format!("at green: {}", commands(mend)),
-    );
-    Ok(())
-}
-
 /// Who may connect to the database, make temporary tables or schemas in it.
-async fn grants(look: &mut Look<'_>) -> Result<()> {
+async fn grants(look: &mut Look<'_>, there: &Roles) -> Result<()> {
     let sql = "SELECT coalesce(r.rolname, '')::text, a.privilege_type, a.is_grantable::text \
                FROM pg_database d CROSS JOIN LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) AS a \
                LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE d.datname = current_database() AND a.grantee <> d.datdba \
@@ -240,11 +170,20 @@ async fn grants(look: &mut Look<'_>) -> Result<()> {
             let option = if on == "true" { " WITH GRANT OPTION" } else { "" };
             format!("GRANT {right} ON DATABASE {dbname} TO {}{option};", who(role))
         }));
+    // A grant to nobody fails.
+    let later = if given
+        .iter()
+        .any(|[role, ..]| !role.is_empty() && !there.contains_key(role))
+    {
+        "when the missing roles are made, "
+    } else {
+        ""
+    };
     look.warns(
         "database-grants",
         listed("right", &seen),
         "rights on the database itself are not in its dump: who may connect to blue could be turned away by green, or the other way round",
-        format!("at green: {}", commands(mend)),
+        format!("{later}at green: {}", commands(mend)),
     );
     Ok(())
 }

@@ -1,0 +1,161 @@
+//! What the preflight says of roles: who could not log in, whom a read-only database does not stop, and what we may not do without
+//! superuser. On real clusters, with the fault, and without it after the command that mends it.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use bluegreen_core::{Color, Finding, Replicator, Severity};
+use common::findings::{find, ids, troubles};
+use common::{DB, Pair, connect};
+use tokio_postgres::Client;
+
+/// The commands after these words, one by one: some want no transaction around them.
+async fn run(client: &Client, finding: &Finding, after: &str) {
+    let (_, commands) = finding.mend.split_once(after).unwrap();
+    for command in commands.split_inclusive(';') {
+        client.batch_execute(command).await.unwrap();
+    }
+}
+
+async fn by_id(replicator: &bluegreen_pg::PgReplicator, id: &str) -> Vec<Finding> {
+    let mut all = replicator.preflight().await.unwrap();
+    all.retain(|finding| finding.id == id);
+    all
+}
+
+fn db() -> String {
+    format!("\"{}\"", DB.replace('"', "\"\""))
+}
+
+#[tokio::test]
+async fn settings_of_everybody_and_lists() {
+    let Some(pair) = Pair::start().await else { return };
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    for client in [&blue, &green] {
+        client.batch_execute("CREATE ROLE \"Quo\"\"ted NÄME\"").await.unwrap();
+    }
+    let (db, role) = (db(), "\"Quo\"\"ted NÄME\"");
+    blue.batch_execute(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY); GRANT SELECT ON t TO {role};
+         ALTER DATABASE {db} SET search_path = ''; ALTER ROLE ALL SET work_mem = '5MB'; ALTER ROLE ALL SET datestyle = 'SQL, DMY';
+         ALTER ROLE {role} IN DATABASE {db} SET search_path = 'Odd, \"one', \"$user\""
+    ))
+    .await
+    .unwrap();
+    let replicator = pair.replicator();
+    let seen = troubles(&replicator).await;
+    assert_eq!(ids(&seen), ["database-settings"], "{seen:#?}");
+    let evidence = [
+        &format!("search_path = \"\" (database {db})"),
+        "work_mem = '5MB' (all roles)",
+        &format!("search_path = \"Odd, \"\"one\", \"$user\" (role {role} in database {db})"),
+    ];
+    let settings = find(&seen, "database-settings", Severity::Warning, &evidence);
+    run(&green, settings, "at green: ").await;
+    let left = troubles(&replicator).await;
+    assert!(left.is_empty(), "{left:#?}");
+    let kept = "SELECT format('%s %s %s', setdatabase = 0, setrole = 0, c) FROM pg_db_role_setting, unnest(setconfig) AS c ORDER BY 1";
+    let of = |rows: Vec<tokio_postgres::Row>| rows.iter().map(|r| r.get(0)).collect::<Vec<String>>();
+    assert_eq!(
+        of(blue.query(kept, &[]).await.unwrap()),
+        of(green.query(kept, &[]).await.unwrap())
+    );
+}
+
+#[tokio::test]
+async fn who_could_not_log_in() {
+    let Some(pair) = Pair::start().await else { return };
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    let (db, replicator) = (db(), pair.replicator());
+    blue.batch_execute(&format!(
+        "SET password_encryption = 'scram-sha-256'; CREATE ROLE only_db LOGIN PASSWORD 's3cret'; CREATE ROLE may_connect;
+         GRANT CONNECT ON DATABASE {db} TO only_db, may_connect; CREATE ROLE by_group LOGIN IN ROLE may_connect;
+         CREATE ROLE by_public LOGIN; CREATE ROLE almighty SUPERUSER LOGIN;
+         CREATE ROLE here LOGIN PASSWORD 's3cret'; CREATE ROLE shut LOGIN; CREATE ROLE over LOGIN"
+    ))
+    .await
+    .unwrap();
+    green
+        .batch_execute("CREATE ROLE shut NOLOGIN; CREATE ROLE over LOGIN VALID UNTIL '2001-01-01'")
+        .await
+        .unwrap();
+    let of_blue = ["here", "shut", "over"].map(|role| {
+        let url = pair.url(Color::Blue).replace("user=postgres", &format!("user={role}"));
+        async move { connect(&url).await.unwrap() }
+    });
+    let here = futures::future::join_all(of_blue).await;
+
+    let missing = by_id(&replicator, "missing-logins").await;
+    let [connected, named, others] = &missing[..] else {
+        panic!("{missing:#?}")
+    };
+    let evidence = ["connected", "1 role: \"here\"; at green NOLOGIN is 1 role: \"shut\""];
+    find(
+        std::slice::from_ref(connected),
+        "missing-logins",
+        Severity::Blocking,
+        &evidence,
+    );
+    let evidence = ["3 roles: \"by_group\", \"may_connect\", \"only_db\""];
+    find(
+        std::slice::from_ref(named),
+        "missing-logins",
+        Severity::Warning,
+        &evidence,
+    );
+    let evidence = ["2 roles: \"almighty\", \"by_public\""];
+    find(
+        std::slice::from_ref(others),
+        "missing-logins",
+        Severity::Note,
+        &evidence,
+    );
+    let seen = troubles(&replicator).await;
+    let grants = find(&seen, "database-grants", Severity::Warning, &["\"only_db\""]);
+    assert!(
+        grants.mend.starts_with("when the missing roles are made, at green: "),
+        "{grants}"
+    );
+    let evidence = ["over at green only, 1 role: \"over\" (somebody is connected"];
+    let over = find(&seen, "logins-without-password", Severity::Blocking, &evidence);
+    assert!(!ids(&seen).contains(&"role-attributes"), "{seen:#?}");
+    for finding in missing.iter().chain([over, grants]) {
+        run(&green, finding, "at green: ").await;
+    }
+
+    // Made so, they have no password: that is another finding, until they have it.
+    let seen = troubles(&replicator).await;
+    assert_eq!(ids(&seen), ["logins-without-password"], "{seen:#?}");
+    let evidence = ["none on green, 2 roles: \"here\", \"only_db\" (somebody is connected"];
+    let without = find(&seen, "logins-without-password", Severity::Blocking, &evidence);
+    let (_, query) = without.mend.split_once(": ").unwrap();
+    for row in blue.query(query, &[]).await.unwrap() {
+        green.batch_execute(row.get(0)).await.unwrap();
+    }
+    drop(here);
+    let all = replicator.preflight().await.unwrap();
+    let troubles = all
+        .iter()
+        .filter(|f| f.severity > Severity::Note || f.id == "login-passwords");
+    assert_eq!(troubles.count(), 0, "{all:#?}");
+
+    green
+        .batch_execute("ALTER ROLE only_db PASSWORD 's3cret'")
+        .await
+        .unwrap();
+    let seen = by_id(&replicator, "login-passwords").await;
+    find(
+        &seen,
+        "login-passwords",
+        Severity::Note,
+        &["not written alike: 1 role: \"only_db\""],
+    );
+    green.batch_execute("ALTER ROLE only_db PASSWORD NULL").await.unwrap();
+    let seen = common::findings::troubles(&replicator).await;
+    find(
+        &seen,
+        "logins-without-password",
+        Severity::Warning,
+        &["1 role: \"only_db\""],
+    );
+}
