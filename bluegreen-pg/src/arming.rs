@@ -6,7 +6,7 @@ use crate::error::fault;
 use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
 use crate::start::reverse;
-use crate::{catalog, drift, echo, identity, mirror, obstacles, slot, writers};
+use crate::{catalog, drift, echo, identity, mirror, obstacles, slot, unbound, writers};
 use bluegreen_core::{Color, Direction, Forecast, Kind, Result};
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ impl PgReplicator {
             ));
         }
         for session in [origin, follower] {
-            writers::no_exceptions(session).await?;
+            unbound::no_exceptions(session).await?;
         }
         let tables = catalog::tables(follower).await?;
         let slot_state = slot::look(origin, &name).await?;

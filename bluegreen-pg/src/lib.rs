@@ -34,6 +34,7 @@ mod start;
 mod status;
 mod stuck;
 mod tls;
+mod unbound;
 mod verify;
 mod wal;
 mod wire;

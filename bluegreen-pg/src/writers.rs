@@ -71,35 +71,6 @@ pub(crate) async fn is_closed(session: &Session) -> Result<bool> {
     Ok(row.get(0))
 }
 
-/// Refuses a role whose own setting overrides the database's: it could write where nobody may.
-pub(crate) async fn no_exceptions(session: &Session) -> Result<()> {
-    let rows = session
-        .query(
-            "SELECT coalesce(r.rolname, '?')::text FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole \
-             WHERE s.setrole <> 0 AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
-             AND EXISTS (SELECT FROM unnest(s.setconfig) AS c WHERE c ~* '^default_transaction_read_only=' \
-             AND c !~* '=(on|t|tr|tru|true|y|ye|yes|1)$')",
-            &[],
-        )
-        .await
-        .doing("look for roles that are not bound")?;
-    match rows.first() {
-        None => Ok(()),
-        Some(row) => {
-            let role: &str = row.get(0);
-            Err(fault(
-                Kind::Conflict,
-                "look for roles that are not bound",
-                format!(
-                    "the role {role} has default_transaction_read_only = off as its own setting, so a read-only database would \
-                     not stop it: ALTER ROLE {} RESET default_transaction_read_only",
-                    ident(role)
-                ),
-            ))
-        }
-    }
-}
-
 /// Ends the session that holds the table lock, whoever began it: a process that hangs, or that the network cut off, would
 /// keep the tables locked. Nobody calls it whose own fence is to hold.
 pub(crate) async fn end_fence(session: &Session, migration: &str) -> Result<()> {
@@ -240,6 +211,13 @@ pub(crate) async fn rehearse_ending(session: &Session, migration: &str) -> Resul
         return Ok(());
     }
     all_can_be_ended(&seen.beyond)
+}
+
+/// The clients that we may not end.
+pub(crate) async fn beyond_us(session: &Session, migration: &str) -> Result<Vec<i32>> {
+    let mut pids = look(session, migration, &None, Some(&[])).await?.beyond;
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 /// A session that cannot be ended could write at the old writer after the new one was opened.

@@ -159,3 +159,41 @@ async fn who_could_not_log_in() {
         &["1 role: \"only_db\""],
     );
 }
+
+#[tokio::test]
+async fn roles_that_read_only_does_not_bind() {
+    let Some(pair) = Pair::start().await else { return };
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    let (db, replicator) = (db(), pair.replicator());
+    for client in [&blue, &green] {
+        client
+            .batch_execute(
+                "CREATE ROLE \"Free\"; CREATE ROLE bound; ALTER ROLE bound SET default_transaction_read_only = on",
+            )
+            .await
+            .unwrap();
+    }
+    blue.batch_execute("ALTER ROLE \"Free\" SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    green
+        .batch_execute(&format!(
+            "ALTER ROLE \"Free\" IN DATABASE {db} SET default_transaction_read_only = off"
+        ))
+        .await
+        .unwrap();
+    let seen = troubles(&replicator).await;
+    assert_eq!(ids(&seen), ["not-bound-by-read-only"; 2], "{seen:#?}");
+    for (finding, (at, client)) in seen.iter().zip([("blue", &blue), ("green", &green)]) {
+        let evidence = [&format!("at {at} "), "1 role: \"Free\""];
+        find(
+            std::slice::from_ref(finding),
+            "not-bound-by-read-only",
+            Severity::Blocking,
+            &evidence,
+        );
+        run(client, finding, &format!("at {at}: ")).await;
+    }
+    let left = troubles(&replicator).await;
+    assert!(left.is_empty(), "{left:#?}");
+}

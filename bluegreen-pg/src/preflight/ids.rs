@@ -70,6 +70,8 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("database-settings", WARNS),
     ("database-grants", WARNS),
     ("system-rights", WARNS),
+    ("not-bound-by-read-only", BLOCKS),
+    ("superuser-sessions", WARNS),
     // Tables, columns, indexes.
     ("no-replica-identity", BLOCKS),
     ("generated-identity", BLOCKS),

@@ -6,6 +6,7 @@ mod capacity;
 mod columns;
 mod extensions;
 mod extras;
+mod fence;
 pub(crate) mod ids;
 mod journal;
 mod leftovers;
@@ -65,7 +66,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
     let stage = marker::stage(green, &context.settings.name).await;
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
-    let checks: [(&str, Check); 21] = [
+    let checks: [(&str, Check); 22] = [
         ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
         ("how text is written and sorted", |look| Box::pin(text::check(look))),
@@ -75,6 +76,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("room for sessions", |look| Box::pin(sessions::check(look))),
         ("our rights", |look| Box::pin(rights::check(look))),
         ("the roles", |look| Box::pin(roles::check(look))),
+        ("whom the fence stops", |look| Box::pin(fence::check(look))),
         ("rights on what is the server's", |look| Box::pin(system::check(look))),
         ("blue's tables", |look| Box::pin(tables::check(look))),
         ("their columns and indexes", |look| Box::pin(columns::check(look))),
