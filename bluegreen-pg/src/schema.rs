@@ -268,7 +268,7 @@ pub(crate) async fn restore_system_rights(session: &Session, entries: &[String])
         match session.batch_execute(&format!("BEGIN; {entry}; COMMIT")).await {
             Ok(()) => {}
             Err(error) if error.code().is_some_and(|code| passing.contains(code)) => {
-                tracing::warn!(error = %describe(&error), entry, "rights on what is the server's own are not taken over");
+                tracing::warn!(error = %describe(&error), entry, "rights and comments on what is the server's own are not taken over");
                 session.batch_execute("ROLLBACK").await.doing("make the schema")?;
             }
             Err(error) => return Err(PgError::from(error)).doing("make the schema"),

@@ -4,9 +4,11 @@
 
 mod common;
 
-use bluegreen_core::{Color, Finding, Replicator, Severity};
+use bluegreen_core::{Color, Direction, Finding, Replicator, Severity};
 use common::findings::{find, ids, troubles};
-use common::{DB, Pair, connect};
+use common::mover::{mover, roles};
+use common::secure::ask_for_password;
+use common::{DB, Pair, connect, streaming};
 use tokio_postgres::Client;
 
 /// The commands after these words, one by one: some want no transaction around them.
@@ -196,4 +198,99 @@ async fn roles_that_read_only_does_not_bind() {
     }
     let left = troubles(&replicator).await;
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// What blue has that a role without superuser could not make at green, or read at blue.
+const BEYOND: &str = "
+    GRANT x TO mover WITH INHERIT TRUE, SET FALSE; GRANT z TO mover; GRANT CREATE ON SCHEMA public TO x;
+    CREATE TABLE theirs (id int PRIMARY KEY); ALTER TABLE theirs OWNER TO x; INSERT INTO theirs VALUES (1);
+    CREATE SCHEMA s AUTHORIZATION z; GRANT CREATE, USAGE ON SCHEMA s TO x; CREATE TABLE s.t (id serial PRIMARY KEY); ALTER TABLE s.t OWNER TO x;
+    CREATE SEQUENCE number; ALTER SEQUENCE number OWNER TO y;
+    CREATE SCHEMA closed AUTHORIZATION y; CREATE TABLE closed.t (id int PRIMARY KEY); ALTER TABLE closed.t OWNER TO mover;
+    CREATE EXTENSION pageinspect; CREATE EXTENSION hstore;
+    CREATE FUNCTION e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; ALTER FUNCTION e() OWNER TO mover;
+    CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION e();
+    CREATE FUNCTION inner_one(text) RETURNS int LANGUAGE internal AS 'textlen'; ALTER FUNCTION inner_one(text) OWNER TO mover;
+    CREATE FUNCTION tight(int) RETURNS int LANGUAGE sql LEAKPROOF AS 'SELECT 1'; ALTER FUNCTION tight(int) OWNER TO mover;
+    CREATE FUNCTION fine(int) RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION fine(int) OWNER TO mover;
+    GRANT SELECT ON theirs TO g WITH GRANT OPTION; SET ROLE g; GRANT SELECT ON theirs TO app; RESET ROLE";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_we_may_not_do_without_superuser() {
+    let Some(pair) = Pair::of_majors(17, 18).await else {
+        return;
+    };
+    roles(&pair).await;
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    for (color, client) in [(Color::Blue, &blue), (Color::Green, &green)] {
+        ask_for_password(&pair, color, "mover", false).await;
+        let create = "CREATE ROLE x; CREATE ROLE y; CREATE ROLE z; CREATE ROLE g";
+        client.batch_execute(create).await.unwrap();
+    }
+    let replicator = pair
+        .builder_of(mover(&pair, Color::Blue), mover(&pair, Color::Green))
+        .build()
+        .unwrap();
+    let clean = troubles(&replicator).await;
+    assert_eq!(ids(&clean), ["superuser-sessions"], "{clean:#?}");
+    blue.batch_execute(BEYOND).await.unwrap();
+
+    let seen = troubles(&replicator).await;
+    let pid: i32 = blue.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let evidence = format!("pid {pid} of postgres");
+    find(&seen, "superuser-sessions", Severity::Warning, &[&evidence]);
+    let block = |id: &str, evidence: &[&str]| find(&seen, id, Severity::Blocking, evidence).clone();
+    let schemas = block("right-schemas", &["1 schema: closed"]);
+    let sequences = block("right-sequences", &["1 sequence: public.number"]);
+    let extension = block("right-extension", &["1 extension: \"pageinspect\""]);
+    let objects = block(
+        "right-superuser-objects",
+        &[
+            "3 things: event trigger watch",
+            "function public.inner_one(text) in internal",
+            "leakproof function public.tight(integer)",
+        ],
+    );
+    let grantors = block("right-grantors", &["1 right: SELECT on TABLE public.theirs by g"]);
+    let create = block("right-create-in-schema", &["3 roles: x in public, x in s, y in public"]);
+    let owners: Vec<Finding> = seen.iter().filter(|f| f.id == "right-become-owner").cloned().collect();
+    let [at_green, at_blue] = &owners[..] else {
+        panic!("{owners:#?}")
+    };
+    assert!(at_green.seen.contains("3 roles: x, y, z at green"), "{at_green}");
+    assert!(at_blue.seen.contains("1 role: x at blue"), "{at_blue}");
+    let blocking = seen.iter().filter(|f| f.severity == Severity::Blocking).count();
+    assert_eq!(blocking, 8, "{seen:#?}");
+
+    for (finding, client, after) in [
+        (&schemas, &blue, "at blue: "),
+        (&sequences, &blue, "at blue: "),
+        (&extension, &green, "as a superuser: "),
+        (&objects, &blue, "what nobody needs: "),
+        (&grantors, &blue, "as a superuser: "),
+        (at_green, &green, "at green: "),
+        (at_blue, &blue, "at blue: "),
+    ] {
+        run(client, finding, after).await;
+    }
+    let (give, back) = create.mend.split_once(" and, when the copy is made, ").unwrap();
+    green
+        .batch_execute(give.strip_prefix("at green: ").unwrap())
+        .await
+        .unwrap();
+    drop((blue, green));
+    let mut left = troubles(&replicator).await;
+    left.retain(|finding| finding.severity == Severity::Blocking || finding.id == "superuser-sessions");
+    assert!(left.is_empty(), "{left:#?}");
+
+    // That was all: the copy is made, and the cut-over can be armed.
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let (_, back) = back.split_once(": ").unwrap();
+    pair.green.execute("postgres", back).await.unwrap();
+    let green = pair.client(Color::Green).await;
+    let owner = "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = 's.t'::regclass";
+    let owner: String = green.query_one(owner, &[]).await.unwrap().get(0);
+    assert_eq!(owner, "x");
+    replicator.arm(Color::Green, common::WITHIN).await.unwrap();
 }

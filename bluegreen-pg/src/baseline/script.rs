@@ -54,11 +54,14 @@ pub(super) fn read(script: &str) -> Vec<Entry> {
     entries
 }
 
-/// The statements of a script, in order; and apart from them those that change rights on the server's own objects, by entry.
+/// The statements of a script, in order; and apart from them those that change rights on the server's own objects, by entry. The comment
+/// on an extension is its owner's to write, who may be a superuser that made it for us.
 pub(super) fn statements(script: &str) -> (Vec<String>, Vec<String>) {
     let (mut all, mut system) = (Vec::new(), Vec::new());
     for entry in read(script) {
-        let of_system = entry.kind == "ACL" && entry.statements.iter().any(on_system);
+        let of_extension = |s: &Statement| s.has(0, &["comment", "on", "extension"]);
+        let of_system = entry.kind == "ACL" && entry.statements.iter().any(on_system)
+            || entry.kind == "COMMENT" && entry.statements.iter().any(of_extension);
         let texts = entry.statements.into_iter().map(|s| s.text);
         if of_system {
             system.push(texts.collect::<Vec<_>>().join(";\n"));
@@ -223,16 +226,21 @@ GRANT SELECT ON TABLE public.pg_catalog TO app;
 REVOKE USAGE ON SCHEMA information_schema FROM PUBLIC;
 -- Name: LANGUAGE sql; Type: ACL; Schema: -; Owner: postgres
 REVOKE ALL ON LANGUAGE sql FROM PUBLIC;
+-- Name: EXTENSION hstore; Type: COMMENT; Schema: -; Owner:
+COMMENT ON EXTENSION hstore IS 'pairs';
+-- Name: TABLE extension; Type: COMMENT; Schema: public; Owner: postgres
+COMMENT ON TABLE public.extension IS 'kept';
 -- Name: LANGUAGE ours; Type: ACL; Schema: -; Owner: postgres
 GRANT ALL ON LANGUAGE ours TO app;";
         let (all, system) = statements(script);
         let kept = [
             "SET a = b",
             "GRANT SELECT ON TABLE public.pg_catalog TO app",
+            "COMMENT ON TABLE public.extension IS 'kept'",
             "GRANT ALL ON LANGUAGE ours TO app",
         ];
         assert_eq!(all, kept);
-        assert_eq!(system.len(), 4, "{system:?}");
+        assert_eq!(system.len(), 5, "{system:?}");
         assert!(system[0].contains("FROM PUBLIC;\nGRANT ALL"), "{system:?}");
     }
 

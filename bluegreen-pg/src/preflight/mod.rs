@@ -11,6 +11,7 @@ pub(crate) mod ids;
 mod journal;
 mod leftovers;
 mod logins;
+mod owners;
 mod policies;
 mod reach;
 mod rights;
@@ -18,6 +19,7 @@ mod roles;
 mod sequences;
 mod sessions;
 mod settings;
+mod superuser;
 mod system;
 mod tables;
 mod target;
@@ -66,7 +68,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
     let stage = marker::stage(green, &context.settings.name).await;
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
-    let checks: [(&str, Check); 22] = [
+    let checks: [(&str, Check); 24] = [
         ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
         ("how text is written and sorted", |look| Box::pin(text::check(look))),
@@ -75,6 +77,8 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("the servers' settings", |look| Box::pin(capacity::check(look))),
         ("room for sessions", |look| Box::pin(sessions::check(look))),
         ("our rights", |look| Box::pin(rights::check(look))),
+        ("the owners", |look| Box::pin(owners::check(look))),
+        ("what only superusers make", |look| Box::pin(superuser::check(look))),
         ("the roles", |look| Box::pin(roles::check(look))),
         ("whom the fence stops", |look| Box::pin(fence::check(look))),
         ("rights on what is the server's", |look| Box::pin(system::check(look))),

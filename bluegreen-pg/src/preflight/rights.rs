@@ -8,7 +8,9 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     for color in [Color::Blue, Color::Green] {
         side(look, color).await?;
     }
-    tables(look).await
+    tables(look).await?;
+    schemas(look).await?;
+    sequences(look).await
 }
 
 async fn side(look: &mut Look<'_>, color: Color) -> Result<()> {
@@ -66,7 +68,7 @@ async fn tables(look: &mut Look<'_>) -> Result<()> {
         look.blue,
         &format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' \
+             WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
              AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"
         ),
         &[],
@@ -82,6 +84,64 @@ async fn tables(look: &mut Look<'_>) -> Result<()> {
                 foreign
                     .iter()
                     .map(|table| format!("ALTER TABLE {table} OWNER TO {user};")),
+            ),
+        );
+    }
+    Ok(())
+}
+
+async fn schemas(look: &mut Look<'_>) -> Result<()> {
+    let shut = names(
+        look.blue,
+        "SELECT quote_ident(nspname) FROM pg_namespace n WHERE nspname !~ '^pg_' \
+         AND nspname NOT IN ('information_schema', 'bluegreen') AND NOT has_schema_privilege(n.oid, 'USAGE') \
+         AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S') \
+          AND c.relpersistence <> 't') ORDER BY 1",
+        &[],
+    )
+    .await?;
+    if !shut.is_empty() {
+        let user = ident(look.context.settings.blue.conninfo().user());
+        look.blocks(
+            "right-schemas",
+            format!("the user {user} may not use {} at blue", listed("schema", &shut)),
+            "whoever owns a table, without its schema it cannot be copied or locked",
+            format!(
+                "at blue: {}",
+                commands(
+                    shut.iter()
+                        .map(|schema| format!("GRANT USAGE ON SCHEMA {schema} TO {user};"))
+                )
+            ),
+        );
+    }
+    Ok(())
+}
+
+async fn sequences(look: &mut Look<'_>) -> Result<()> {
+    let foreign = names(
+        look.blue,
+        &format!(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE {OURS_NOT} AND c.relkind = 'S' AND c.relpersistence <> 't' \
+             AND NOT (has_sequence_privilege(c.oid, 'SELECT') AND has_sequence_privilege(c.oid, 'UPDATE')) ORDER BY 1"
+        ),
+        &[],
+    )
+    .await?;
+    if !foreign.is_empty() {
+        let user = ident(look.context.settings.blue.conninfo().user());
+        look.blocks(
+            "right-sequences",
+            format!("the user {user} may not read and set {} at blue", listed("sequence", &foreign)),
+            "sequences are no part of the mirror: the cut-over reads all of them at blue, and going back sets them there",
+            format!(
+                "at blue: {}",
+                commands(
+                    foreign
+                        .iter()
+                        .map(|name| format!("GRANT SELECT, UPDATE ON SEQUENCE {name} TO {user};"))
+                )
             ),
         );
     }
