@@ -18,6 +18,7 @@ pub mod ident;
 mod identity;
 pub mod journal;
 mod keeper;
+mod made;
 mod marker;
 mod mirror;
 mod obstacles;

@@ -3,6 +3,7 @@
 use crate::connect::{SESSION_SETTINGS, Session};
 use crate::error::{Doing, PgError, describe, fault};
 use crate::ident::copy_application_name;
+use crate::made::{self, OBJECTS, TOGETHER};
 use crate::replicator::Context;
 use bluegreen_core::{Color, Kind, Result};
 use std::path::{Path, PathBuf};
@@ -199,36 +200,10 @@ fn libpq_string(context: &Context, color: Color) -> String {
     context.settings.server(color).conninfo().without_password_and_options()
 }
 
-/// Every kind of thing that a dump's first section may make, and that is not part of another thing.
-const OBJECTS: &str = "
-    SELECT c AS classid, o AS objid FROM (
-        SELECT tableoid, oid FROM pg_namespace WHERE nspname !~ '^pg_'
-        UNION ALL SELECT tableoid, oid FROM pg_extension
-        UNION ALL SELECT tableoid, oid FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND relpersistence <> 't'
-        UNION ALL SELECT tableoid, oid FROM pg_type
-        UNION ALL SELECT tableoid, oid FROM pg_proc
-        UNION ALL SELECT tableoid, oid FROM pg_collation
-        UNION ALL SELECT tableoid, oid FROM pg_conversion
-        UNION ALL SELECT tableoid, oid FROM pg_operator
-        UNION ALL SELECT tableoid, oid FROM pg_opfamily
-        UNION ALL SELECT tableoid, oid FROM pg_opclass
-        UNION ALL SELECT tableoid, oid FROM pg_cast
-        UNION ALL SELECT tableoid, oid FROM pg_language
-        UNION ALL SELECT tableoid, oid FROM pg_ts_config
-        UNION ALL SELECT tableoid, oid FROM pg_ts_dict
-        UNION ALL SELECT tableoid, oid FROM pg_ts_parser
-        UNION ALL SELECT tableoid, oid FROM pg_ts_template
-        UNION ALL SELECT tableoid, oid FROM pg_foreign_data_wrapper
-        UNION ALL SELECT tableoid, oid FROM pg_foreign_server
-    ) AS things (c, o)
-    WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = c AND d.objid = o AND d.deptype IN ('i', 'e'))";
-
-/// So many statements share a transaction, so that the locks of a large schema need not fit into one.
-const TOGETHER: usize = 1000;
-
 /// Makes schemas, types, functions and tables at the follower, and records in the same transactions what was made.
 pub(crate) async fn restore_tables(context: &Context, session: &mut Session, statements: &[String]) -> Result<()> {
     let doing = "make the schema";
+    made::begin(session, &context.settings.name).await?;
     session
         .batch_execute(&format!("CREATE TEMP TABLE before_us AS {OBJECTS}"))
         .await
@@ -274,42 +249,6 @@ pub(crate) async fn restore_system_rights(session: &Session, entries: &[String])
             Err(error) => return Err(PgError::from(error)).doing("make the schema"),
         }
     }
-    Ok(())
-}
-
-/// Drops what an unfinished try made, and nothing else.
-pub(crate) async fn wipe(session: &mut Session, migration: &str) -> Result<()> {
-    let doing = "drop what the unfinished copy made";
-    let made = session
-        .query(
-            "SELECT kind, identity, ordinal FROM bluegreen.made WHERE migration = $1 ORDER BY ordinal",
-            &[&migration],
-        )
-        .await
-        .doing(doing)?;
-    for some in made.chunks(TOGETHER) {
-        let mut sql = String::new();
-        let mut last = 0;
-        for row in some {
-            let (kind, identity): (&str, &str) = (row.get(0), row.get(1));
-            sql.push_str(&format!("DROP {kind} IF EXISTS {identity} CASCADE;"));
-            last = row.get::<_, i64>(2);
-        }
-        let transaction = session.transaction().await.doing(doing)?;
-        transaction.batch_execute(&sql).await.doing(doing)?;
-        transaction
-            .execute(
-                "DELETE FROM bluegreen.made WHERE migration = $1 AND ordinal <= $2",
-                &[&migration, &last],
-            )
-            .await
-            .doing(doing)?;
-        transaction.commit().await.doing(doing)?;
-    }
-    session
-        .execute("DELETE FROM bluegreen.copied WHERE migration = $1", &[&migration])
-        .await
-        .doing(doing)?;
     Ok(())
 }
 

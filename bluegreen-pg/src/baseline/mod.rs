@@ -22,7 +22,7 @@ use crate::marker::{self, Stage};
 use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
-use crate::{catalog, identity, mirror, shut, slot, writers};
+use crate::{catalog, identity, made, mirror, shut, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
@@ -99,7 +99,7 @@ pub(crate) async fn wipe(
     }
     mirror::unsubscribe(follower, &name).await?;
     slot::drop(origin, &name).await?;
-    schema::wipe(follower, &settings.name).await
+    made::wipe(follower, &settings.name).await
 }
 
 async fn end_copy_sessions(session: &Session, migration: &str) -> Result<()> {

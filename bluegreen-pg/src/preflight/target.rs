@@ -1,7 +1,8 @@
 //! Green's database: that there is nothing in it yet, and that nobody else writes into it.
 
-use super::{Look, OURS_NOT, listed, names};
+use super::{Look, listed, names};
 use crate::ident::ident;
+use crate::made::{LATE_OBJECTS, OBJECTS};
 use crate::writers;
 use bluegreen_core::{Color, Result};
 
@@ -13,20 +14,15 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
 }
 
 async fn empty(look: &mut Look<'_>) -> Result<()> {
+    // What a server begins with has a number below the first of its users'. Extensions may wait for the copy.
     let there = names(
         look.green,
         &format!(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' \
-             UNION ALL SELECT format('%I.%I()', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
-             WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') AND NOT EXISTS (SELECT FROM \
-              pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e') \
-             UNION ALL SELECT format('%I.%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
-             WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') AND t.typtype IN ('e', 'd', 'r') \
-             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e') \
-             UNION ALL SELECT format('schema %I', nspname) FROM pg_namespace n WHERE n.nspname !~ '^pg_' \
-             AND n.nspname NOT IN ('information_schema', 'bluegreen', 'public') AND NOT EXISTS (SELECT FROM pg_depend d \
-              WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')"
+            "SELECT concat(CASE i.type WHEN 'default acl' THEN 'default privileges' ELSE i.type END, ' ', i.identity) \
+             FROM ({OBJECTS} UNION ALL {LATE_OBJECTS}) AS things, LATERAL pg_identify_object(classid, objid, 0) AS i \
+             WHERE objid >= 16384 AND coalesce(i.schema, '') !~ '^(pg_|information_schema$|bluegreen$)' \
+             AND i.identity IS NOT NULL AND i.type <> 'extension' AND NOT (i.type = 'schema' AND i.identity IN ('public', 'bluegreen')) \
+             ORDER BY i.type <> 'table', i.type, i.identity"
         ),
         &[],
     )
@@ -39,7 +35,8 @@ async fn empty(look: &mut Look<'_>) -> Result<()> {
     look.blocks(
         "target-not-empty",
         format!("green's database is not empty: {}", listed("thing", &there)),
-        "rows that are there already would be doubled or stop the copy; and they may be somebody's",
+        "rows that are there already would be doubled, what the copy makes would meet its like or get other rights; and it may be \
+         somebody's",
         format!("if nobody needs them, in another database of green's server: DROP DATABASE {dbname}; CREATE DATABASE {dbname} OWNER {owner};"),
     );
     Ok(())
