@@ -1,10 +1,10 @@
 //! The `bluegreen` schema on both sides: the marker whose arrival proves, what was made by us, and how far we got.
 
 use crate::connect::Session;
-use crate::error::Doing;
+use crate::error::{Doing, fault};
 use crate::ident::literal;
 use crate::identity::Both;
-use bluegreen_core::Result;
+use bluegreen_core::{Kind, Result};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{GenericClient, Row};
 
@@ -31,6 +31,53 @@ CREATE TABLE IF NOT EXISTS bluegreen.copied (
     migration text NOT NULL, step int NOT NULL, PRIMARY KEY (migration, step));
 ";
 
+/// Whether the schema is ours: an application may have one of that name, with a table `state` in it, too.
+const IS_OURS: &str = "SELECT count(*) = 4 FROM pg_attribute WHERE attrelid = to_regclass('bluegreen.state') \
+     AND attname IN ('migration', 'stage', 'proof', 'shut') AND NOT attisdropped";
+
+/// What takes away all of ours in it. Nothing but triggers that refuse for nobody any more can depend on the function.
+const DROP_OURS: &str = "DROP FUNCTION IF EXISTS bluegreen.refuse() CASCADE;
+DROP TABLE IF EXISTS bluegreen.marker, bluegreen.made, bluegreen.copied, bluegreen.compared, bluegreen.state;";
+
+/// What is in the schema and is not ours: its kind and its name. A column's sequence goes with its table, and an extension is one thing.
+const STRANGERS: &str = "
+    SELECT DISTINCT i.type, i.identity FROM pg_depend d
+        LEFT JOIN pg_depend e ON e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e',
+        LATERAL pg_identify_object(coalesce(e.refclassid, d.classid), coalesce(e.refobjid, d.objid), 0) AS i
+    WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace('bluegreen') AND d.deptype = 'n'
+    AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND o.classid = d.classid AND o.objid = d.objid
+        AND o.deptype IN ('a', 'i') AND o.refclassid = o.classid AND o.refobjsubid > 0)
+    AND i.identity IS NOT NULL AND NOT ($1 AND i.identity IN ('bluegreen.marker', 'bluegreen.made', 'bluegreen.copied',
+        'bluegreen.compared', 'bluegreen.state', 'bluegreen.refuse()'))
+    ORDER BY 1, 2";
+
+/// Somebody else's thing in our schema, or in theirs of the same name.
+#[derive(Debug, Clone)]
+pub(crate) struct Stranger {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+}
+
+impl std::fmt::Display for Stranger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// What there is in a schema `bluegreen` that we did not make, and whether the schema is ours.
+pub(crate) async fn strangers(client: &impl GenericClient) -> Result<(Vec<Stranger>, bool)> {
+    let ours = is_set_up(client).await?;
+    let rows = client
+        .query(STRANGERS, &[&ours])
+        .await
+        .doing("look into the schema bluegreen")?;
+    let stranger = |row: &Row| Stranger {
+        kind: row.get(0),
+        name: row.get(1),
+    };
+    Ok((rows.iter().map(stranger).collect(), ours))
+}
+
 /// How far a side got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -46,6 +93,20 @@ pub(crate) enum Stage {
 
 /// Makes our schema and this migration's rows in it, where they are not there yet.
 pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, both: &Both) -> Result<()> {
+    let doing = "make the schema bluegreen";
+    if let (theirs, false) = strangers(&**session).await?
+        && let Some(first) = theirs.first()
+    {
+        return Err(fault(
+            Kind::Conflict,
+            doing,
+            format!(
+                "there is one that is not ours, with {} things in it; first: {first}. Have it by another name: ALTER SCHEMA \
+                 bluegreen RENAME TO its_bluegreen",
+                theirs.len()
+            ),
+        ));
+    }
     // All at once: with the last migration's rows the schema goes too.
     let sql = format!(
         "{ALONE} {SETUP} INSERT INTO bluegreen.marker (migration) VALUES ({name}) ON CONFLICT DO NOTHING; \
@@ -55,7 +116,7 @@ pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, bot
         literal(&both.green.to_string()),
         name = literal(migration),
     );
-    session.batch_execute(&sql).await.doing("make the schema bluegreen")
+    session.batch_execute(&sql).await.doing(doing)
 }
 
 impl Stage {
@@ -72,7 +133,7 @@ impl Stage {
 /// Whether our schema is there at all.
 pub(crate) async fn is_set_up(client: &impl GenericClient) -> Result<bool> {
     let row = client
-        .query_one("SELECT to_regclass('bluegreen.state') IS NOT NULL", &[])
+        .query_one(IS_OURS, &[])
         .await
         .doing("look for the schema bluegreen")?;
     Ok(row.get(0))
@@ -157,38 +218,39 @@ pub(crate) const OWN_COMMIT: &str = "UPDATE bluegreen.state SET proof = $2 WHERE
 /// A commit of our own that changes nothing.
 pub(crate) const TOUCH: &str = "UPDATE bluegreen.state SET proof = proof WHERE migration = $1";
 
-/// Takes away this migration's rows, and the schema with the last of them.
+/// Takes away this migration's rows, and all of ours with the last of them. What is not ours stays, and the schema with it.
 pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> {
     let doing = "drop the schema bluegreen";
     session
         .batch_execute(&format!("BEGIN ISOLATION LEVEL READ COMMITTED; {NOT_FOR_LONG} {ALONE}"))
         .await
         .doing(doing)?;
-    let taken = take_away_alone(session, migration).await;
+    let taken = take_away_alone(session, migration, doing).await;
     let end = if taken.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    taken.and(session.batch_execute(end).await).doing(doing)
+    taken.and(session.batch_execute(end).await.doing(doing))
 }
 
-async fn take_away_alone(session: &Session, migration: &str) -> std::result::Result<(), tokio_postgres::Error> {
-    let exists = async |table: &str| {
-        let there = "SELECT to_regclass($1) IS NOT NULL";
-        Ok::<bool, tokio_postgres::Error>(session.query_one(there, &[&format!("bluegreen.{table}")]).await?.get(0))
-    };
-    if !exists("state").await? {
+async fn take_away_alone(session: &Session, migration: &str, doing: &str) -> Result<()> {
+    if !is_set_up(&**session).await? {
         return Ok(());
     }
     for table in ["marker", "made", "copied", "compared", "state"] {
-        if exists(table).await? {
+        let there = "SELECT to_regclass($1) IS NOT NULL";
+        let there = session.query_one(there, &[&format!("bluegreen.{table}")]).await;
+        if there.doing(doing)?.get(0) {
             let sql = format!("DELETE FROM bluegreen.{table} WHERE migration = $1");
-            session.execute(&sql, &[&migration]).await?;
+            session.execute(&sql, &[&migration]).await.doing(doing)?;
         }
     }
-    let others: i64 = session
-        .query_one("SELECT count(*) FROM bluegreen.state", &[])
-        .await?
-        .get(0);
-    if others == 0 {
-        session.batch_execute("DROP SCHEMA bluegreen CASCADE").await?;
+    let others = session.query_one("SELECT count(*) FROM bluegreen.state", &[]).await;
+    if others.doing(doing)?.get::<_, i64>(0) > 0 {
+        return Ok(());
     }
-    Ok(())
+    session.batch_execute(DROP_OURS).await.doing(doing)?;
+    let (theirs, _) = strangers(&**session).await?;
+    if let Some(first) = theirs.first() {
+        tracing::warn!(things = theirs.len(), %first, "the schema bluegreen stays: somebody else has made things in it");
+        return Ok(());
+    }
+    session.batch_execute("DROP SCHEMA bluegreen").await.doing(doing)
 }

@@ -113,7 +113,7 @@ async fn columns_indexes_and_functions() {
     for finding in [generated, taken, &functions[0], &functions[1]] {
         run(&blue, finding, "at blue: ").await;
     }
-    blue.batch_execute("DROP INDEX public.broken; DROP TABLE public.theirs, odd")
+    blue.batch_execute("DROP INDEX public.broken; DROP TABLE odd")
         .await
         .unwrap();
     let left = troubles(&replicator).await;

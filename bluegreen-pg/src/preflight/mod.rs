@@ -12,6 +12,7 @@ mod journal;
 mod leftovers;
 mod logins;
 mod owners;
+mod own_schema;
 mod policies;
 mod reach;
 mod rights;

@@ -1,6 +1,6 @@
 //! Blue's tables: that every row can be identified, and what the apply at green would stumble over.
 
-use super::{Look, OURS_NOT, commands, listed, names, texts};
+use super::{Look, OURS_NOT, commands, listed, names, own_schema, texts};
 use bluegreen_core::Result;
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
@@ -8,7 +8,7 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     full(look).await?;
     not_mirrored(look).await?;
     partitioned(look).await?;
-    own_schema(look).await?;
+    own_schema::check(look).await?;
     triggers(look).await
 }
 
@@ -158,34 +158,6 @@ async fn partitioned(look: &mut Look<'_>) -> Result<()> {
             "a partition that is made or attached while the migration runs is not in the mirror: the cut-over is refused before \
              anything is lost, and the mirror must begin again",
             "before it starts, make the partitions that will be needed until blue is given up, and stop the jobs that make them",
-        );
-    }
-    Ok(())
-}
-
-/// Our schema's name, in use by somebody else: a schema of ours has a state.
-async fn own_schema(look: &mut Look<'_>) -> Result<()> {
-    let theirs = names(
-        look.blue,
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = 'bluegreen' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
-         AND to_regclass('bluegreen.state') IS NULL ORDER BY 1",
-        &[],
-    )
-    .await?;
-    if !theirs.is_empty() {
-        look.blocks(
-            "own-schema-taken",
-            format!("the schema bluegreen holds {}", listed("table", &theirs)),
-            "the schema of that name is ours: what is in it is neither copied nor mirrored",
-            format!(
-                "at blue: {}",
-                commands(
-                    theirs
-                        .iter()
-                        .map(|table| format!("ALTER TABLE {table} SET SCHEMA public;"))
-                )
-            ),
         );
     }
     Ok(())
