@@ -190,9 +190,22 @@ pub(crate) async fn section(
     let sql = run("pg_restore", context, follower, command, dump).await?;
     let sql =
         String::from_utf8(sql).map_err(|_| fault(Kind::Unexpected, "read the schema", "the dump is not in UTF-8"))?;
-    // Only psql understands these; a session of ours needs no protection from psql's commands.
-    let psqls = |line: &&str| line.starts_with("\\restrict ") || line.starts_with("\\unrestrict ");
-    Ok(sql.split_inclusive('\n').filter(|line| !psqls(line)).collect())
+    Ok(without_restriction(&sql))
+}
+
+/// The script without its `\restrict` and `\unrestrict`: only psql understands these, and a session of ours needs no protection
+/// from psql's commands. They stand before the first statement and after the last; the same words elsewhere are the user's.
+fn without_restriction(script: &str) -> String {
+    let comment = |line: &&str| line.starts_with("--") || line.trim().is_empty();
+    let head: usize = script.split_inclusive('\n').take_while(comment).map(str::len).sum();
+    let (head, rest) = script.split_at(head);
+    let (first, body) = rest.split_at(rest.find('\n').map_or(rest.len(), |end| end + 1));
+    let Some(token) = first.strip_prefix("\\restrict ") else {
+        return script.to_owned();
+    };
+    let last = format!("\n\\unrestrict {}", token.trim_end());
+    let body = body.trim_end();
+    format!("{head}{}\n", body.strip_suffix(&last).unwrap_or(body))
 }
 
 /// The connection string for a program: its options come by environment and would otherwise be overridden.
@@ -256,6 +269,19 @@ pub(crate) async fn restore_system_rights(session: &Session, entries: &[String])
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn only_the_dumps_own_restriction_is_taken_out() {
+        let body = "SELECT 1;\nAS $$\n\\restrict abc\n\\unrestrict abc\n$$;\n";
+        let dump = format!("--\n-- head\n--\n\n\\restrict abc\n\n{body}\n-- complete\n\n\\unrestrict abc\n\n");
+        assert_eq!(
+            without_restriction(&dump),
+            format!("--\n-- head\n--\n\n\n{body}\n-- complete\n\n")
+        );
+        // A program that knows none of it.
+        let old = format!("--\n-- head\n--\n\n{body}");
+        assert_eq!(without_restriction(&old), old);
+    }
 
     #[test]
     fn the_folder_that_names_the_major_is_asked_first() {

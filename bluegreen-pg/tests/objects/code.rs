@@ -10,7 +10,10 @@ async fn functions(pair: &Pair) {
     let sql = "
         CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' || g FROM generate_series(1, 30) g;
         CREATE FUNCTION \"Twice\"(n int, VARIADIC more int[] DEFAULT '{}') RETURNS int IMMUTABLE STRICT PARALLEL SAFE LANGUAGE sql RETURN n * 2;
-        CREATE FUNCTION body() RETURNS SETOF t LANGUAGE plpgsql SET search_path = public AS $f$BEGIN -- \\restrict is no command here
+        CREATE FUNCTION body() RETURNS SETOF t LANGUAGE plpgsql SET search_path = public AS $f$BEGIN /* Neither is a command here:
+\\restrict nothing
+\\unrestrict nothing
+            */
             RETURN QUERY SELECT * FROM t; END$f$;
         CREATE PROCEDURE proc(INOUT a int) LANGUAGE plpgsql AS 'BEGIN COMMIT; END'; CREATE AGGREGATE joined(text) (sfunc = textcat, stype = text, initcond = '');
         CREATE FUNCTION equal_ish(t, t) RETURNS bool LANGUAGE sql AS 'SELECT $1.v = $2.v'; CREATE OPERATOR ~== (leftarg = t, rightarg = t, function = equal_ish);
