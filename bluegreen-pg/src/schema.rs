@@ -170,7 +170,8 @@ pub(crate) async fn dump(tools: &Tools, context: &Context, origin: Color, snapsh
             "--no-publications",
             "--no-subscriptions",
         ])
-        .args(["--no-password", "--exclude-schema=bluegreen"])
+        // What another encoding has no character for could not be said in it, and we read one only.
+        .args(["--no-password", "--exclude-schema=bluegreen", "--encoding=UTF8"])
         .arg(format!("--snapshot={snapshot}"))
         .arg("--dbname")
         .arg(libpq_string(context, origin));

@@ -180,7 +180,7 @@ pub async fn digests(client: &Client) -> Vec<(String, i64, String)> {
         let row = client
             .query_one(
                 &format!(
-                    "SELECT count(*), coalesce(md5(string_agg(a_row::text, '|' ORDER BY a_row::text)), '') FROM {table} AS a_row"
+                    "SELECT count(*), coalesce(md5(convert_to(string_agg(a_row::text, '|' ORDER BY a_row::text COLLATE \"C\"), 'UTF8')), '') FROM {table} AS a_row"
                 ),
                 &[],
             )

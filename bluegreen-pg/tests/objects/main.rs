@@ -26,6 +26,7 @@ macro_rules! upward_and_alike {
 
 mod again;
 mod code;
+mod encodings;
 mod own;
 mod rights;
 mod shapes;
