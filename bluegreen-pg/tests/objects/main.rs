@@ -81,7 +81,7 @@ impl Moved {
     async fn in_databases(pair: &Pair, name: &str, options: [&str; 2], sql: &str) -> Self {
         for (cluster, options) in [&pair.blue, &pair.green].into_iter().zip(options) {
             let server = cluster.connect("postgres").await.unwrap();
-            let create = format!("CREATE DATABASE {name} {options}");
+            let create = format!("CREATE DATABASE \"{name}\" {options}");
             server.batch_execute(&create).await.unwrap();
         }
         let urls = [pair.blue.url(name), pair.green.url(name)];
@@ -189,11 +189,12 @@ impl Moved {
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
         let text = String::from_utf8(said.stdout).unwrap().replace("new\nline", "new line");
         let text: String = text.split_inclusive('\n').map(without_mark).collect();
-        // What keeps the old writer shut.
+        // What keeps the follower shut.
         let ours = |line: &&str| {
             let shuts = line.contains("_shut; Type: TRIGGER")
                 || line.contains("EXECUTE FUNCTION bluegreen.refuse(")
-                || line.starts_with("CREATE TRIGGER bluegreen_");
+                || line.starts_with("CREATE TRIGGER bluegreen_")
+                || line.contains(" DISABLE TRIGGER bluegreen_");
             let empty = line.is_empty() || *line == "--";
             // psql's protection, with a word of its own each time.
             let key = line
