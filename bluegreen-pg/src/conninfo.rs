@@ -210,8 +210,17 @@ impl Conninfo {
         plain.without_password()
     }
 
-    /// The `key=value` form with the password, for `CREATE SUBSCRIPTION .. CONNECTION`.
-    pub(crate) fn with_password(&self) -> String {
+    /// For `CREATE SUBSCRIPTION .. CONNECTION`. The walsender gets the subscription's own name: by another it would not be known
+    /// as ours, and could be that of a synchronous standby.
+    pub(crate) fn for_subscription(&self) -> String {
+        let mut plain = self.clone();
+        plain.params.remove("application_name");
+        plain.params.remove("fallback_application_name");
+        plain.with_password()
+    }
+
+    /// The `key=value` form with the password.
+    fn with_password(&self) -> String {
         let mut text = self.without_password();
         if let Some(password) = &self.password {
             text.push_str(" password=");
@@ -383,6 +392,8 @@ mod tests {
         let pairs = Conninfo::parse("host = '/var/run' user=u password='a \\'b' dbname=d").unwrap();
         assert_eq!((pairs.host(), pairs.password()), ("/var/run", Some("a 'b")));
         assert_eq!(Conninfo::parse(&pairs.with_password()).unwrap(), pairs);
+        let named = Conninfo::parse("host=h user=u password=p application_name=standby").unwrap();
+        assert_eq!(named.for_subscription(), "host=h user=u password=p");
         let odd = Conninfo::parse("postgres://u:p?x=1@y@h/d?sslmode=disable").unwrap();
         assert_eq!(
             (odd.password(), odd.host(), odd.get("sslmode")),

@@ -46,10 +46,30 @@ pub fn literal(text: &str) -> String {
     }
 }
 
-/// Quotes a value of a `key=value` connection string.
+/// Quotes a value of a `key=value` connection string, where it needs it: these are printed for people.
 #[must_use]
 pub fn conninfo_value(text: &str) -> String {
+    if is_plain(text) {
+        return text.to_owned();
+    }
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Quotes a word of a shell's command, where it needs it.
+#[must_use]
+pub fn shell(word: &str) -> String {
+    if is_plain(word) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Whether it stands for itself, in a shell as in a connection string.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-./:,@%+".contains(c))
 }
 
 /// The longest name PostgreSQL keeps.
@@ -122,6 +142,11 @@ mod tests {
         assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(literal("a\\b'"), " E'a\\\\b'''");
         assert_eq!(conninfo_value("p'\\w"), "'p\\'\\\\w'");
+        assert_eq!(conninfo_value(""), "''");
+        assert_eq!(conninfo_value("db-1.shop:5432"), "db-1.shop:5432");
+        assert_eq!(shell("it's $HOME"), "'it'\\''s $HOME'");
+        assert_eq!(shell("a=b"), "'a=b'");
+        assert_eq!(shell(""), "''");
         assert_eq!(Relation::new("S", "ü x").to_string(), "\"S\".\"ü x\"");
     }
 

@@ -74,7 +74,7 @@ pub(crate) async fn subscribe(client: &impl GenericClient, version: u32, name: &
         "CREATE SUBSCRIPTION {0} CONNECTION {1} PUBLICATION {0} \
          WITH (create_slot = false, copy_data = false, enabled = false, slot_name = {2}{origin})",
         ident(name),
-        literal(&from.from_peer().with_password()),
+        literal(&from.from_peer().for_subscription()),
         literal(name),
     );
     let doing = format!("create the subscription {name} to {}", from.from_peer());

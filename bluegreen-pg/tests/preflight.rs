@@ -124,9 +124,9 @@ async fn tables_and_what_does_not_travel() {
     for finding in [identity, unlogged, triggers, sequences] {
         blue.batch_execute(sql(finding)).await.unwrap();
     }
-    blue.batch_execute(&large.mend[large.mend.find("SELECT").unwrap()..])
-        .await
-        .unwrap();
+    // The name of the database has what a shell reads.
+    let (_, command) = large.mend.split_once("in a shell: ").unwrap();
+    shell(&pair, command);
     let green = pair.client(Color::Green).await;
     green
         .batch_execute(&roles.mend[roles.mend.find("CREATE").unwrap()..])
@@ -137,6 +137,21 @@ async fn tables_and_what_does_not_travel() {
         .unwrap();
     let left = troubles(&replicator).await;
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// Runs a command as somebody who pastes it, with the server's own programs.
+fn shell(pair: &Pair, command: &str) {
+    let path = std::env::var("PATH").unwrap();
+    let done = std::process::Command::new("sh")
+        .args(["-c", command])
+        .env("PATH", format!("{}:{path}", pair.blue.binaries().dir().display()))
+        .output()
+        .unwrap();
+    assert!(
+        done.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
 #[tokio::test]
@@ -307,8 +322,14 @@ async fn who_reaches_whom() {
     let found = seen(closed.into(), format!("{green} password=s3cret dbname=none")).await;
     assert_eq!(ids(&found), ["blue-unreachable", "green-unreachable"]);
     find(&found, "blue-unreachable", Severity::Blocking, &["127.0.0.1:1/shop"]);
-    let found = seen(blue.clone(), green.replace(&format!("'{DB}'"), "none")).await;
-    find(&found, "green-unreachable", Severity::Blocking, &["none"]);
+    // The command that must work is read by a shell.
+    let odd = "$HOME \"`it's`\" !";
+    let there = "'$HOME \"`it\\'s`\" !'";
+    let found = seen(blue.clone(), green.replace(&format!("'{DB}'"), there)).await;
+    let unreachable = find(&found, "green-unreachable", Severity::Blocking, &[odd]);
+    let (_, command) = unreachable.mend.split_once("from here: ").unwrap();
+    pair.green.create_database(odd).await.unwrap();
+    shell(&pair, &format!("{command} -c 'SELECT 1'"));
 
     // We reach both; they do not reach each other.
     let replicator = pair

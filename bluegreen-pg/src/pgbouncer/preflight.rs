@@ -2,6 +2,7 @@
 
 use super::ini::Ini;
 use super::{Instance, Shared, same_file};
+use crate::ident::shell;
 use crate::pgbouncer::error::GateError;
 use bluegreen_core::{Color, Finding, Severity};
 use std::path::Path;
@@ -17,8 +18,11 @@ pub(super) async fn look(shared: &Shared, instance: &Instance, findings: &mut Ve
                 format!("add `{} = {}` to [databases] and RELOAD", shared.database, shared.blue)
             }
             _ => format!(
-                "psql \"host={} dbname=pgbouncer user=...\" -c \"SHOW DATABASES\" must work from this machine",
-                instance.admin.at().replace(':', " port=")
+                "psql {} -c 'SHOW DATABASES' must work from this machine",
+                shell(&format!(
+                    "host={} dbname=pgbouncer user=...",
+                    instance.admin.at().replace(':', " port=")
+                ))
             ),
         };
         findings.push(finding(

@@ -1,7 +1,7 @@
 //! What blue has that logical replication does not carry, or that green needs first.
 
 use super::{Look, OURS_NOT, SHOWN, commands, listed, names, texts};
-use crate::ident::{ident, literal};
+use crate::ident::{ident, literal, shell};
 use bluegreen_core::Result;
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
@@ -20,12 +20,17 @@ async fn large_objects(look: &mut Look<'_>) -> Result<()> {
         ),
     )
     .await?;
+    let blue = look.context.settings.blue.conninfo().without_password();
     if let Some([count, first]) = objects.first().filter(|[_, first]| !first.is_empty()) {
         look.blocks(
             "large-objects",
             format!("large objects at blue: {count}, the first of them {first}"),
             "they are not replicated: green would not have them",
-            "keep them in a bytea column instead; those nobody needs: SELECT lo_unlink(oid) FROM pg_largeobject_metadata;",
+            format!(
+                "keep them in a bytea column instead; those that no column of type oid or lo names any more, which vacuumlo --dry-run \
+                 counts, in a shell: vacuumlo --verbose {}",
+                shell(&blue)
+            ),
         );
     }
     Ok(())

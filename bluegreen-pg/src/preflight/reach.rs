@@ -4,13 +4,13 @@ use super::{Look, address};
 use crate::catalog;
 use crate::connect::Settings;
 use crate::error::{describe, fault};
-use crate::ident::{ident, literal, mirror_name};
+use crate::ident::{ident, literal, mirror_name, shell};
 use bluegreen_core::{Color, Direction, Error, Finding, Kind, Result, Severity};
 use tokio_postgres::error::SqlState;
 
 /// A side that we cannot reach ourselves.
 pub(super) fn unreachable(settings: &Settings, color: Color, error: &Error) -> Finding {
-    let string = settings.server(color).conninfo().without_password();
+    let string = shell(&settings.server(color).conninfo().without_password());
     // PgBouncer's own words; no server of PostgreSQL's says them.
     if error.message().contains("unsupported startup parameter") {
         return Finding {
@@ -30,13 +30,13 @@ pub(super) fn unreachable(settings: &Settings, color: Color, error: &Error) -> F
                 .into(),
         mend: match error.kind() {
             Kind::Unauthenticated => {
-                format!("correct the user or password; this must work from here: psql \"{string}\"")
+                format!("correct the user or password; this must work from here: psql {string}")
             }
             Kind::NotFound => {
-                format!("create the database, or correct its name; this must work from here: psql \"{string}\"")
+                format!("create the database, or correct its name; this must work from here: psql {string}")
             }
             _ => {
-                format!("correct the address, pg_hba.conf or the firewall; this must work from here: psql \"{string}\"")
+                format!("correct the address, pg_hba.conf or the firewall; this must work from here: psql {string}")
             }
         },
     }
@@ -108,8 +108,8 @@ async fn peer(look: &mut Look<'_>, follower: Color) -> Result<()> {
     let name = mirror_name(&look.context.settings.name, Direction::to(follower));
     let probe = format!("{}_probe", &name[..name.len().min(55)]);
     let limited = match from.get("connect_timeout") {
-        Some(_) => from.with_password(),
-        None => format!("{} connect_timeout=5", from.with_password()),
+        Some(_) => from.for_subscription(),
+        None => format!("{} connect_timeout=5", from.for_subscription()),
     };
     let create = format!(
         "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (connect = true, create_slot = false, copy_data = false, \
@@ -133,7 +133,7 @@ async fn peer(look: &mut Look<'_>, follower: Color) -> Result<()> {
     }
     let said = from.redact(&describe(&error));
     let code = error.code().cloned();
-    let string = from.without_password();
+    let string = shell(&format!("{} replication=database", from.without_password()));
     if code == Some(SqlState::INSUFFICIENT_PRIVILEGE) {
         let user = ident(look.context.settings.server(follower).conninfo().user());
         look.blocks(
@@ -171,7 +171,7 @@ async fn peer(look: &mut Look<'_>, follower: Color) -> Result<()> {
                 "after the cut-over blue pulls the changes from green, which keeps the way back open"
             },
             format!(
-                "on {follower}'s machine this must work: psql \"{string} replication=database\" -c IDENTIFY_SYSTEM; see \
+                "on {follower}'s machine this must work: psql {string} -c IDENTIFY_SYSTEM; see \
                  {other}'s pg_hba.conf, its listen_addresses, the user's REPLICATION right; if {other} has another address \
                  there, say so (database_from_peer)"
             ),

@@ -2,6 +2,7 @@
 
 use super::{Look, listed, names};
 use crate::catalog;
+use crate::ident::shell;
 use bluegreen_core::{Color, Result};
 
 /// What is the server's and has other rights than the server was made with. Not `information_schema`: no dump has its rights, and
@@ -59,13 +60,13 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     if changed.is_empty() {
         return Ok(());
     }
-    let blue = look.context.settings.server(Color::Blue).conninfo().without_password();
+    let blue = shell(&look.context.settings.server(Color::Blue).conninfo().without_password());
     look.warns(
         "system-rights",
         format!("rights that were changed at blue and cannot be at green, on {}", listed("thing", &changed)),
         "they are the server's own, for a superuser to change, and not every version has the same ones: they are left out of the copy, and \
          who watches or backs up the database could be turned away at green",
-        format!("where green needs them too, at green as a superuser, what this prints: pg_dump --schema-only --dbname=\"{blue}\" | \
+        format!("where green needs them too, at green as a superuser, what this prints: pg_dump --schema-only --dbname={blue} | \
                  grep -E '^(GRANT|REVOKE) .* ON ((FUNCTION|PROCEDURE|TABLE|TYPE) pg_catalog\\.|\
                  SCHEMA pg_catalog |LANGUAGE (internal|c|sql|plpgsql) )'"),
     );
