@@ -502,6 +502,19 @@ async fn encodings_and_missing_extensions() {
             "CREATE EXTENSION IF NOT EXISTS plpgsql; SET allow_system_table_mods = on;
              INSERT INTO pg_extension SELECT 99999, 'only_on_blue', extowner, extnamespace, false, '1.0' \
              FROM pg_extension WHERE extname = 'plpgsql'",
+    let made = "SELECT pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text FROM pg_database WHERE datname = 'narrow'";
+    let row = green.query_one(made, &[]).await.unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("postgres", "UTF8"));
+    // The other way every character has its place.
+    blue.batch_execute("CREATE DATABASE narrow TEMPLATE template0 ENCODING 'LATIN1'")
+        .await
+        .unwrap();
+    let widened = PgReplicator::builder("shop", pair.blue.url("narrow"), &narrow)
+        .build()
+        .unwrap();
+    assert!(troubles(&widened).await.is_empty());
+    let notes = widened.preflight().await.unwrap();
+    find(&notes, "encoding", Severity::Note, &["LATIN1", "UTF8"]);
         )
         .await
         .unwrap();

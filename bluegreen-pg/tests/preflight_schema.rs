@@ -1,5 +1,5 @@
-//! What the preflight says of a schema's finer parts, and of what belongs to the database and to no schema: roles, settings, grants,
-//! how text is sorted. On real clusters, with the fault, without it, and after the command that mends it.
+//! What the preflight says of a schema's finer parts, and of what belongs to the database and to no schema: roles, settings,
+//! grants. On real clusters, with the fault, without it, and after the command that mends it.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -269,66 +269,6 @@ async fn roles_settings_and_grants_that_no_dump_carries() {
 }
 
 #[tokio::test]
-async fn how_text_is_written_and_sorted() {
-    let Some(pair) = Pair::start().await else { return };
-    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
-    for client in [&blue, &green] {
-        client
-            .batch_execute("CREATE DATABASE c TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'; ")
-            .await
-            .unwrap();
-        client
-            .batch_execute("CREATE DATABASE other TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
-            .await
-            .unwrap();
-    }
-    let seen = of(&pair, "other", "c").await;
-    assert_eq!(ids(&seen), ["collation"], "{seen:#?}");
-    let collation = find(&seen, "collation", Severity::Warning, &["C.UTF-8", "green by C (C)"]);
-    assert!(collation.mend.contains("LC_COLLATE 'C.UTF-8'"), "{collation}");
-    assert!(of(&pair, "c", "c").await.is_empty());
-
-    blue.batch_execute(
-        "CREATE COLLATION \"my german\" (provider = icu, locale = 'de'); CREATE TABLE t (id int PRIMARY KEY, name text COLLATE \"my german\", price money)",
-    )
-    .await
-    .unwrap();
-    let replicator = pair.replicator();
-    assert!(troubles(&replicator).await.is_empty());
-    // As after an upgrade of the library, and on a machine of another country.
-    blue.batch_execute("UPDATE pg_collation SET collversion = '1.2' WHERE collname = 'my german'")
-        .await
-        .unwrap();
-    green
-        .batch_execute("ALTER DATABASE \"shop \"\"ü\"\"\" SET lc_monetary = 'C.UTF-8'")
-        .await
-        .unwrap();
-    let seen = troubles(&replicator).await;
-    assert_eq!(ids(&seen), ["collation-stale", "money"], "{seen:#?}");
-    let stale = find(
-        &seen,
-        "collation-stale",
-        Severity::Warning,
-        &["\"my german\" (built by 1.2, now"],
-    );
-    run(&blue, stale, "at blue: ").await;
-    let money = find(
-        &seen,
-        "money",
-        Severity::Blocking,
-        &["C.UTF-8 at green", "public.t.price"],
-    );
-    run(&green, money, "at green: ").await;
-    let left = troubles(&replicator).await;
-    assert!(left.is_empty(), "{left:#?}");
-}
-
-async fn of(pair: &Pair, blue: &str, green: &str) -> Vec<Finding> {
-    let (blue, green) = (pair.blue.url(blue), pair.green.url(green));
-    troubles(&PgReplicator::builder("shop", blue, green).build().unwrap()).await
-}
-
-#[tokio::test]
 async fn a_green_that_is_older_than_blue() {
     let Some(pair) = Pair::of_majors(16, 15).await else {
         return;
@@ -340,55 +280,4 @@ async fn a_green_that_is_older_than_blue() {
         Severity::Blocking,
         &["blue runs PostgreSQL 16, green 15"],
     );
-}
-
-/// The 18 that is fetched for tests was built without ICU and without libxml.
-#[tokio::test]
-async fn what_greens_server_was_built_without() {
-    let Some(pair) = Pair::of_majors(15, 18).await else {
-        return;
-    };
-    let ids_of = |sql: &'static str| {
-        let pair = &pair;
-        async move {
-            pair.client(Color::Blue).await.batch_execute(sql).await.unwrap();
-            let builder = pair.builder().tools(pair.green.binaries().dir());
-            troubles(&builder.build().unwrap()).await
-        }
-    };
-    let clean = ids_of("CREATE TABLE t (id int PRIMARY KEY, v text COLLATE \"POSIX\")").await;
-    assert!(clean.is_empty(), "{clean:#?}");
-    let seen = ids_of(
-        "CREATE COLLATION german (provider = icu, locale = 'de'); ALTER TABLE t ADD w text COLLATE german, ADD s text COLLATE \"sv-x-icu\", ADD x xml, ADD z text COMPRESSION lz4",
-    )
-    .await;
-    let built_in: bool = pair
-        .client(Color::Green)
-        .await
-        .query_one(
-            "SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i' AND collname <> 'unicode')",
-            &[],
-        )
-        .await
-        .unwrap()
-        .get(0);
-    if built_in {
-        eprintln!("SKIPPED: this PostgreSQL 18 was built with everything");
-        return;
-    }
-    find(
-        &seen,
-        "missing-collations",
-        Severity::Blocking,
-        &["\"german\" of ICU", "\"sv-x-icu\" of ICU"],
-    );
-    find(&seen, "missing-xml", Severity::Blocking, &["public.t.x"]);
-    find(&seen, "missing-compression", Severity::Blocking, &["public.t.z"]);
-    assert_eq!(
-        ids(&seen),
-        ["missing-collations", "missing-compression", "missing-xml"],
-        "{seen:#?}"
-    );
-    let mended = ids_of("ALTER TABLE t DROP w, DROP s, DROP x, DROP z; DROP COLLATION german").await;
-    assert!(mended.is_empty(), "{mended:#?}");
 }

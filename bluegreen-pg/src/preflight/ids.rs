@@ -203,7 +203,7 @@ mod tests {
         "right-replication",
         "right-signal",
         "right-stats",
-        // Needs PostgreSQL 13, an old minor, libraries of two versions, 18.
+        // Needs PostgreSQL 13, an old minor.
         "old-version",
         "old-minor",
         "collation-version",

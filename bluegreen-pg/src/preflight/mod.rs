@@ -4,6 +4,7 @@ mod activity;
 mod address;
 mod capacity;
 mod columns;
+mod database;
 mod extensions;
 mod extras;
 mod fence;
@@ -189,8 +190,12 @@ fn listed(what: &str, names: &[impl Display]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let plural = if names.len() == 1 { "" } else { "s" };
-    format!("{} {what}{plural}: {}{more}", names.len(), shown.join(", "))
+    let what = match names.len() {
+        1 => what.to_owned(),
+        _ if what.ends_with('x') => format!("{what}es"),
+        _ => format!("{what}s"),
+    };
+    format!("{} {what}: {}{more}", names.len(), shown.join(", "))
 }
 
 /// Commands, one for each, as far as they are shown.
@@ -208,3 +213,20 @@ fn commands(each: impl IntoIterator<Item = String>) -> String {
 /// The application's relations in a query over `pg_class c` and `pg_namespace n`: not the system's, an extension's or ours.
 const OURS_NOT: &str = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_count_and_are_cut() {
+        assert_eq!(listed("index", &["a"]), "1 index: a");
+        assert_eq!(listed("index", &["a", "b"]), "2 indexes: a, b");
+        assert_eq!(listed("table", &["a", "b"]), "2 tables: a, b");
+        let many: Vec<usize> = (1..=12).collect();
+        assert_eq!(
+            listed("table", &many),
+            "12 tables: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more"
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! Green's database: that there is nothing in it yet, and that nobody else writes into it.
 
+use super::database::{self, Database};
 use super::{Look, listed, names};
-use crate::ident::ident;
 use crate::made::{LATE_OBJECTS, OBJECTS};
 use crate::writers;
 use bluegreen_core::{Color, Result};
@@ -30,14 +30,14 @@ async fn empty(look: &mut Look<'_>) -> Result<()> {
     if there.is_empty() {
         return Ok(());
     }
-    let dbname = look.dbname(Color::Green);
-    let owner = ident(look.context.settings.green.conninfo().user());
+    let blue = Database::read(look, Color::Blue).await?;
+    let again = database::anew(look, &blue).await?;
     look.blocks(
         "target-not-empty",
         format!("green's database is not empty: {}", listed("thing", &there)),
         "rows that are there already would be doubled, what the copy makes would meet its like or get other rights; and it may be \
          somebody's",
-        format!("if nobody needs them, in another database of green's server: DROP DATABASE {dbname}; CREATE DATABASE {dbname} OWNER {owner};"),
+        again,
     );
     Ok(())
 }

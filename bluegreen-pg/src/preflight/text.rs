@@ -1,5 +1,6 @@
 //! Whether text means the same on both sides: encodings, collations and their versions, and how money is written.
 
+use super::database::{self, Database, spelled};
 use super::{Look, OURS_NOT, commands, listed, names, texts};
 use crate::catalog;
 use crate::error::describe;
@@ -8,10 +9,10 @@ use bluegreen_core::{Color, Result};
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     let (blue, green) = (
-        Text::read(look, Color::Blue).await?,
-        Text::read(look, Color::Green).await?,
+        Database::read(look, Color::Blue).await?,
+        Database::read(look, Color::Green).await?,
     );
-    encoding(look, &blue, &green);
+    encoding(look, &blue, &green).await?;
     for color in [Color::Blue, Color::Green] {
         stale(look, color).await?;
     }
@@ -19,64 +20,8 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     money(look).await
 }
 
-/// How a database encodes and sorts.
-struct Text {
-    encoding: String,
-    collate: String,
-    ctype: String,
-    /// Empty where the C library sorts.
-    icu: String,
-    /// What the library that sorts says of itself; empty where it has no versions.
-    actual: String,
-}
-
-impl Text {
-    async fn read(look: &Look<'_>, color: Color) -> Result<Self> {
-        let session = look.side(color);
-        // Versions keep the locale of another library under different names, and 14 knows no other library.
-        let actual = if catalog::version(session).await? >= 150_000 {
-            "pg_database_collation_actual_version(d.oid)"
-        } else {
-            "NULL"
-        };
-        let sql = format!(
-            "SELECT pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text, \
-             CASE WHEN to_jsonb(d) ->> 'datlocprovider' = 'i' \
-              THEN coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale') END, {actual}::text \
-             FROM pg_database d WHERE datname = current_database()"
-        );
-        let [encoding, collate, ctype, icu, actual] =
-            texts::<5>(session, &sql).await?.into_iter().next().unwrap_or_default();
-        Ok(Self {
-            encoding,
-            collate,
-            ctype,
-            icu,
-            actual,
-        })
-    }
-
-    fn sorting(&self) -> String {
-        if self.icu.is_empty() {
-            format!("{} ({})", self.collate, self.ctype)
-        } else {
-            format!("ICU's {}", self.icu)
-        }
-    }
-}
-
-fn encoding(look: &mut Look<'_>, blue: &Text, green: &Text) {
-    let dbname = look.dbname(Color::Green);
-    let icu = match blue.icu.as_str() {
-        "" => String::new(),
-        locale => format!(" LOCALE_PROVIDER icu ICU_LOCALE {}", literal(locale)),
-    };
-    let again = format!(
-        "DROP DATABASE {dbname}; CREATE DATABASE {dbname} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}{icu};",
-        literal(&blue.encoding),
-        literal(&blue.collate),
-        literal(&blue.ctype)
-    );
+async fn encoding(look: &mut Look<'_>, blue: &Database, green: &Database) -> Result<()> {
+    let again = database::anew(look, blue).await?;
     if blue.encoding != green.encoding {
         let seen = format!("blue's database is in {}, green's in {}", blue.encoding, green.encoding);
         if green.encoding == "UTF8" && blue.encoding != "SQL_ASCII" {
@@ -86,26 +31,27 @@ fn encoding(look: &mut Look<'_>, blue: &Text, green: &Text) {
             let why = "a character that green's encoding does not have stops the mirror";
             look.blocks("encoding", seen, why, again);
         }
-    } else if blue.sorting() != green.sorting() {
+    } else if !blue.sorts_like(green) {
         look.warns(
             "collation",
             format!("blue sorts by {}, green by {}", blue.sorting(), green.sorting()),
             "ORDER BY, LIKE and ranges may answer differently on green",
             again,
         );
-    } else if blue.actual != green.actual {
+    } else if blue.version != green.version {
         look.notes(
             "collation-version",
             format!(
                 "both sort by {}, which is of version {} on blue and {} on green",
                 blue.sorting(),
-                or_none(&blue.actual),
-                or_none(&green.actual)
+                or_none(&blue.version),
+                or_none(&green.version)
             ),
             "the order of some characters changed between such versions; green's indexes are built by green's, so they are right",
             "nothing, unless the application compares what it sorted itself with what the database sorted",
         );
     }
+    Ok(())
 }
 
 fn or_none(version: &str) -> &str {
@@ -120,7 +66,7 @@ async fn stale(look: &mut Look<'_>, color: Color) -> Result<()> {
         old = texts::<2>(
             session,
             "SELECT format('the database (built by %s, now %s)', datcollversion, pg_database_collation_actual_version(oid)), \
-             format('REINDEX DATABASE %1$I; ALTER DATABASE %1$I REFRESH COLLATION VERSION;', datname) \
+             format('ALTER DATABASE %I REFRESH COLLATION VERSION;', datname) \
              FROM pg_database WHERE datname = current_database() \
              AND datcollversion <> pg_database_collation_actual_version(oid)",
         )
@@ -132,7 +78,7 @@ async fn stale(look: &mut Look<'_>, color: Color) -> Result<()> {
             &format!(
                 "SELECT DISTINCT format('%I.%I (built by %s, now %s)', s.nspname, o.collname, o.collversion, \
                   pg_collation_actual_version(o.oid)), \
-                 format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), s.nspname, o.collname) \
+                 format('ALTER COLLATION %I.%I REFRESH VERSION;', s.nspname, o.collname) \
                  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
                  JOIN pg_collation o ON o.oid = a.attcollation JOIN pg_namespace s ON s.oid = o.collnamespace \
                  WHERE {OURS_NOT} AND c.relkind IN ('r', 'p', 'm') AND a.attnum > 0 AND NOT a.attisdropped \
@@ -145,12 +91,19 @@ async fn stale(look: &mut Look<'_>, color: Color) -> Result<()> {
         return Ok(());
     }
     let seen: Vec<&String> = old.iter().map(|[what, _]| what).collect();
+    // Refreshed, the catalogue says that all is well: not before it is.
+    let mend = format!(
+        "when each table can bear a lock against writes in its turn, at {color}: REINDEX DATABASE {}; -- and only when that \
+         succeeded (it fails on a doubled key: remove that row first): {}",
+        look.dbname(color),
+        commands(old.iter().map(|[_, refresh]| refresh.clone()))
+    );
     look.warns(
         "collation-stale",
         format!("at {color}, sorted by a version that is no longer installed: {}", listed("collation", &seen)),
         "indexes that were built in another order miss rows and let doubled keys in: green's fresh unique index would refuse them \
          in the middle of the copy",
-        format!("at {color}: {}", commands(old.iter().map(|[_, mend]| mend.clone()))),
+        mend,
     );
     Ok(())
 }
@@ -263,7 +216,7 @@ async fn money(look: &mut Look<'_>) -> Result<()> {
         place(names(look.blue, sql, &[]).await?),
         place(names(look.green, sql, &[]).await?),
     );
-    if blue != green {
+    if spelled(&blue) != spelled(&green) {
         let mend = format!(
             "at green: ALTER DATABASE {} SET lc_monetary = {};",
             look.dbname(Color::Green),
