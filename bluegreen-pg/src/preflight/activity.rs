@@ -6,6 +6,9 @@ use bluegreen_core::Result;
 /// From when a transaction is long, in seconds.
 const LONG: &str = "10";
 
+/// Which of the two it is to be, we cannot know: neither may happen by pasting them.
+const ENDED: &str = "at blue, what the transaction manager decided for each";
+
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     long(look).await?;
     prepared(look).await
@@ -44,7 +47,7 @@ async fn prepared(look: &mut Look<'_>) -> Result<()> {
         &format!(
             "SELECT format('%L in %I of %s, since %s s', gid, database, owner, \
               extract(epoch FROM clock_timestamp() - prepared)::bigint), \
-             format('COMMIT PREPARED %1$L; or ROLLBACK PREPARED %1$L; in %2$I', gid, database), \
+             format('connected to %2$I: -- COMMIT PREPARED %1$L; -- or ROLLBACK PREPARED %1$L;', gid, database), \
              (clock_timestamp() - prepared > interval '{LONG} s')::text FROM pg_prepared_xacts ORDER BY prepared"
         ),
     )
@@ -60,14 +63,14 @@ async fn prepared(look: &mut Look<'_>) -> Result<()> {
             "prepared-transactions",
             seen,
             "it ends only when somebody ends it: the mirror's slot, in whatever database it is, and the cut-over wait for it",
-            format!("at blue: {mend}"),
+            format!("{ENDED}: {mend}"),
         );
     } else {
         look.warns(
             "prepared-transactions",
             seen,
             "the application commits in two phases: a cut-over is given up when it meets one that is prepared and not committed",
-            format!("see that the transaction manager ends them quickly; at blue: {mend}"),
+            format!("see that the transaction manager ends them quickly; {ENDED}: {mend}"),
         );
     }
     Ok(())
