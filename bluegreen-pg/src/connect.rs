@@ -124,7 +124,21 @@ impl Server {
 /// A session to a database that is called `whose` in messages; `settings` are sent beside those of every session.
 pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, settings: &str) -> Result<Session> {
     let operation = || format!("connect to {whose} ({conninfo})");
-    let config = config(conninfo, whose, application, settings)?;
+    let session = open(conninfo, whose, config(conninfo, whose, application, settings)?).await?;
+    session.batch_execute(NO_OTHER_TIMEOUTS).await.doing(operation())?;
+    Ok(session)
+}
+
+/// A session with no settings of ours or of the connection string's: it has what a client of the application's gets.
+pub(crate) async fn plain(settings: &Settings, color: Color) -> Result<Session> {
+    let (conninfo, whose) = (settings.server(color).conninfo(), side(color));
+    let mut config = config(conninfo, whose, &application_name(&settings.name), "")?;
+    config.options("");
+    open(conninfo, whose, config).await
+}
+
+async fn open(conninfo: &Conninfo, whose: &str, config: tokio_postgres::Config) -> Result<Session> {
+    let operation = || format!("connect to {whose} ({conninfo})");
     let mode = SslMode::of(conninfo)?;
     let tls = MakeRustlsConnect::new(client_config(conninfo, mode).doing(operation())?);
     let within = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
@@ -144,13 +158,11 @@ pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, se
             tracing::debug!(at = whose, error = %describe(&e), "a session ended");
         }
     });
-    let session = Session {
+    Ok(Session {
         client,
         task: task.abort_handle(),
         prepared: Mutex::default(),
-    };
-    session.batch_execute(NO_OTHER_TIMEOUTS).await.doing(operation())?;
-    Ok(session)
+    })
 }
 
 fn config(from: &Conninfo, whose: &str, application: &str, settings: &str) -> Result<tokio_postgres::Config> {

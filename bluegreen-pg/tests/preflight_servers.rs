@@ -273,6 +273,11 @@ async fn disks_that_are_too_small() {
         &["20.0 MB of disk free", "full in"],
     );
     find(&tight, "green-disk", Severity::Blocking, &["1.0 kB of disk free"]);
+    let size = "SELECT pg_total_relation_size('t')::bigint";
+    let data: i64 = blue.query_one(size, &[]).await.unwrap().get(0);
+    let little = troubles(&with(1 << 50, u64::try_from(data).unwrap() * 3 / 2)).await;
+    assert_eq!(ids(&little), ["green-disk"], "{little:#?}");
+    find(&little, "green-disk", Severity::Warning, &["of disk free"]);
     // At 1 to 2 MB a second 50 GB are some hours.
     let soon = troubles(&with(50_000_000_000, 1 << 40)).await;
     find(&soon, "wal-headroom", Severity::Warning, &["50.0 GB of disk free"]);

@@ -7,11 +7,17 @@ use bluegreen_core::{Color, Direction, Kind, Result};
 
 /// What is needed of each limited thing, how many are in use, and the setting that limits it. `$1`: our own names, which
 /// are counted as free because they will be used again.
-const LIMITS: [(&str, i64, &str); 4] = [
+const LIMITS: [(&str, i64, &str); 5] = [
     (
         "max_replication_slots",
         1,
         "(SELECT count(*) FROM pg_replication_slots WHERE slot_name <> ALL ($1))",
+    ),
+    // From 18 on; before, the same number is of slots. One for each subscription that runs.
+    (
+        "max_active_replication_origins",
+        1,
+        "(SELECT count(*) FROM pg_subscription WHERE subenabled AND subname <> ALL ($1))",
     ),
     // The mirror's, and the one that makes the snapshot.
     (
@@ -181,12 +187,13 @@ async fn limits(look: &mut Look<'_>, color: Color) -> Result<()> {
         let row = look
             .side(color)
             .query_one(
-                &format!("SELECT current_setting('{setting}')::bigint, {used}::bigint, $1::text[] IS NULL"),
+                &format!("SELECT current_setting('{setting}', true)::bigint, {used}::bigint, $1::text[] IS NULL"),
                 &[&ours],
             )
             .await
             .map_err(|e| fault(Kind::Unexpected, format!("read {setting} of {color}"), describe(&e)))?;
-        let (limit, used): (i64, i64) = (row.get(0), row.get(1));
+        let (limit, used): (Option<i64>, i64) = (row.get(0), row.get(1));
+        let Some(limit) = limit else { continue };
         if limit - used < needed {
             look.blocks(
                 &setting.replace('_', "-"),
@@ -205,14 +212,24 @@ async fn limits(look: &mut Look<'_>, color: Color) -> Result<()> {
 async fn kept_wal(look: &mut Look<'_>, color: Color) -> Result<()> {
     let [[keep], [idle]] = settings(look, color, ["max_slot_wal_keep_size", "idle_replication_slot_timeout"]).await?;
     if keep == "-1" {
+        let half = look
+            .context
+            .options
+            .free_disk
+            .of(color)
+            .map(|free| (free / 2.0 / 1_048_576.0).floor().max(1.0));
+        let set = |limit: String| {
+            format!("at {color}: ALTER SYSTEM SET max_slot_wal_keep_size = '{limit}'; SELECT pg_reload_conf();")
+        };
+        let mend = match half {
+            Some(half) => set(format!("{half:.0}MB")),
+            None => format!("with half of what is free in place of 100GB, {}", set("100GB".into())),
+        };
         look.notes(
             "unbounded-wal",
             format!("max_slot_wal_keep_size of {color} is -1: a slot may keep any amount of log"),
             "if its follower stops for long, the log that the slot keeps fills the disk",
-            format!(
-                "watch the disk, or let the slot go before it is full, at {color}: ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; \
-                 SELECT pg_reload_conf(); with half of what is free"
-            ),
+            format!("watch the disk, or let the slot go before it is full, {mend}"),
         );
     }
     if !matches!(idle.as_str(), "" | "0") {

@@ -5,6 +5,7 @@ mod address;
 mod capacity;
 mod columns;
 mod database;
+mod defaults;
 mod extensions;
 mod extras;
 mod fence;
@@ -22,6 +23,7 @@ mod sequences;
 mod sessions;
 mod settings;
 mod superuser;
+mod standbys;
 mod system;
 mod tables;
 mod target;
@@ -71,12 +73,15 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
     look.ours = matches!(stage, Ok(Stage::Copying | Stage::Ready));
     type Check = for<'a> fn(&'a mut Look<'_>) -> BoxFuture<'a, Result<()>>;
     let checks: [(&str, Check); 24] = [
+    let checks: [(&str, Check); 23] = [
         ("blue's log", |look| Box::pin(wal::begin(look))),
         ("the versions", |look| Box::pin(versions::check(look))),
         ("how text is written and sorted", |look| Box::pin(text::check(look))),
         ("how the servers reach each other", |look| Box::pin(reach::check(look))),
         ("what stands at the addresses", |look| Box::pin(address::check(look))),
         ("the servers' settings", |look| Box::pin(capacity::check(look))),
+        ("synchronous standbys", |look| Box::pin(standbys::check(look))),
+        ("the servers' defaults", |look| Box::pin(defaults::check(look))),
         ("room for sessions", |look| Box::pin(sessions::check(look))),
         ("our rights", |look| Box::pin(rights::check(look))),
         ("the owners", |look| Box::pin(owners::check(look))),

@@ -206,6 +206,12 @@ async fn green_disk(look: &mut Look<'_>) -> Result<()> {
             why,
             format!("give green's disk at least {} more", size(needed - free)),
         ),
+        Some(free) if free < 2.0 * needed => look.warns(
+            "green-disk",
+            format!("blue's data is {}, green has {} of disk free", size(needed), size(free)),
+            "beside the data the copy writes its log, and files to sort by while indexes are built",
+            format!("give green's disk {} more, or watch it during the copy", size(2.0 * needed - free)),
+        ),
         Some(_) => {}
         None => look.notes(
             "green-disk",
