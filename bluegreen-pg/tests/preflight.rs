@@ -502,14 +502,6 @@ async fn encodings_and_missing_extensions() {
     }
     let replicator = PgReplicator::builder("shop", &wide, &narrow).build().unwrap();
     assert!(troubles(&replicator).await.is_empty());
-
-    // An extension whose files only blue has: by the catalogue, for both run the same installation.
-    let client = connect(&wide).await.unwrap();
-    client
-        .batch_execute(
-            "CREATE EXTENSION IF NOT EXISTS plpgsql; SET allow_system_table_mods = on;
-             INSERT INTO pg_extension SELECT 99999, 'only_on_blue', extowner, extnamespace, false, '1.0' \
-             FROM pg_extension WHERE extname = 'plpgsql'",
     let made = "SELECT pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text FROM pg_database WHERE datname = 'narrow'";
     let row = green.query_one(made, &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("postgres", "UTF8"));
@@ -523,6 +515,14 @@ async fn encodings_and_missing_extensions() {
     assert!(troubles(&widened).await.is_empty());
     let notes = widened.preflight().await.unwrap();
     find(&notes, "encoding", Severity::Note, &["LATIN1", "UTF8"]);
+
+    // An extension whose files only blue has: by the catalogue, for both run the same installation.
+    let client = connect(&wide).await.unwrap();
+    client
+        .batch_execute(
+            "CREATE EXTENSION IF NOT EXISTS plpgsql; SET allow_system_table_mods = on;
+             INSERT INTO pg_extension SELECT 99999, 'only_on_blue', extowner, extnamespace, false, '1.0' \
+             FROM pg_extension WHERE extname = 'plpgsql'",
         )
         .await
         .unwrap();

@@ -173,3 +173,65 @@ async fn a_journal_is_held_once_and_never_guessed_at() {
     assert_eq!(outcome.failures, std::collections::BTreeMap::new());
     world.check_end(Color::Green, &outcome).await;
 }
+
+/// What a program reads: each finding a line, the worst first, then how many; and the exit code.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_reads_the_findings() {
+    let Some(world) = World::start(100).await else { return };
+    let lines = |said: &Said| -> Vec<serde_json::Value> {
+        let lines = said.text.lines();
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let severities = |lines: &[serde_json::Value]| -> Vec<String> {
+        let findings = lines.iter().filter(|line| line["event"] == "finding");
+        findings
+            .map(|line| {
+                for part in ["id", "seen", "why", "mend"] {
+                    assert!(
+                        line["finding"][part].as_str().is_some_and(|text| !text.is_empty()),
+                        "{line}"
+                    );
+                }
+                line["finding"]["severity"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    };
+    let well = world.tool().run_with(&["preflight", "--json"]).await;
+    assert_eq!(code(&well), 0, "{well:?}");
+    let well = lines(&well);
+    assert!(
+        severities(&well).iter().all(|severity| severity != "blocking"),
+        "{well:#?}"
+    );
+    assert_eq!(well.last().unwrap(), &json!({"event": "ended", "code": 0}));
+
+    world
+        .blue
+        .execute(
+            "shop",
+            "CREATE TABLE bare (what text); CREATE UNLOGGED TABLE light (id int PRIMARY KEY)",
+        )
+        .await
+        .unwrap();
+    let ill = world.tool().run_with(&["preflight", "--json"]).await;
+    assert_eq!(code(&ill), 4, "{ill:?}");
+    let ill = lines(&ill);
+    let found = severities(&ill);
+    let of = |severity: &str| found.iter().filter(|one| *one == severity).count();
+    assert!(of("blocking") == 1 && of("warning") > 0 && of("note") > 0, "{found:?}");
+    let worst_first = ["blocking", "warning", "note"]
+        .map(|severity| vec![severity; of(severity)])
+        .concat();
+    assert_eq!(found, worst_first);
+    let bare = ill
+        .iter()
+        .find(|line| line["finding"]["id"] == "no-replica-identity")
+        .unwrap();
+    assert!(
+        bare["finding"]["seen"].as_str().unwrap().contains("public.bare"),
+        "{bare}"
+    );
+    let counted = json!({"event": "findings", "blocks": 1, "warns": of("warning"), "notes": of("note")});
+    assert!(ill.contains(&counted), "{ill:#?}");
+    assert_eq!(ill.last().unwrap(), &json!({"event": "ended", "code": 4}));
+}

@@ -109,16 +109,29 @@ async fn plain_record(cx: &Context<'_>) -> Result<Snapshot> {
     }
 }
 
+/// What is found here and by no provider; all of it blocks. `docs/preflight.md` publishes the list. The gate's is also its own.
+const FINDINGS: [&str; 6] = [
+    "gate-points-elsewhere",
+    "dns-record",
+    "dns-authorities",
+    "blue-ill",
+    "green-ill",
+    "production-ill",
+];
+
 /// Every check there is. Changes nothing.
 pub(crate) async fn examine(cx: &Context<'_>) -> Result<Vec<Finding>> {
     let mut findings = cx.with.replicator.preflight().await?;
     findings.extend(cx.with.gate.preflight().await?);
-    let blocks = |id: &str, seen: String, why: &str, mend: &str| Finding {
-        id: id.into(),
-        severity: Severity::Blocking,
-        seen,
-        why: why.into(),
-        mend: mend.into(),
+    let blocks = |id: &str, seen: String, why: &str, mend: &str| {
+        debug_assert!(FINDINGS.contains(&id), "{id} is not in the list of findings");
+        Finding {
+            id: id.into(),
+            severity: Severity::Blocking,
+            seen,
+            why: why.into(),
+            mend: mend.into(),
+        }
     };
     if !is_checked(cx.state)
         && let Some(seen) = gate_astray(cx, &findings).await?
@@ -211,4 +224,24 @@ fn dry_run(cx: &Context<'_>, snapshot: &Snapshot) -> Result<()> {
         cx.with.dns.compile(snapshot, &traffic::weighted(cx, share)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_published_list_is_this_one() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/preflight.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, published) = page.split_once("## The name and the application").unwrap();
+        let published: Vec<&str> = published
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | blocks |"))
+            .map(|(id, _)| id)
+            .collect();
+        assert_eq!(published, FINDINGS[1..]);
+        assert!(page.contains(&format!("| `{}` | blocks |", FINDINGS[0])));
+    }
 }
