@@ -79,7 +79,7 @@ impl Standby {
 #[tokio::test]
 async fn a_mirror_is_no_synchronous_standby() {
     let Some(pair) = Pair::start().await else { return };
-    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    let blue = pair.client(Color::Blue).await;
     blue.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
     let standby = Standby::start(&pair, Color::Blue, "'the s1'");
     until(&blue, "SELECT count(*) = 1 FROM pg_stat_replication").await;
@@ -123,7 +123,8 @@ async fn a_mirror_is_no_synchronous_standby() {
         &["of blue", "1 must confirm", "0 can"],
     );
     run(&blue, missing, "at blue: ").await;
-    // In the pause and in the hold it would be green that waits.
+    // In the pause and in the hold it would be green that waits. Its clients from before the mirror were ended.
+    let green = pair.client(Color::Green).await;
     set(
         &green,
         &["synchronous_standby_names = 'ANY 1 (BlueGreen_shop_to_blue)'"],
