@@ -33,6 +33,12 @@ pub enum PgError {
         /// Whether it ended the session with it.
         fatal: bool,
     },
+    /// A table of the copy is not what the snapshot saw of it.
+    #[error(
+        "{0}: what the snapshot saw of it cannot be read any more. Until the copy is over, no TRUNCATE, DROP TABLE, VACUUM FULL, \
+         CLUSTER, pg_repack and no ALTER TABLE that rewrites may come to it; then start the mirror again, it begins anew"
+    )]
+    Changed(String),
     /// A server said what it should not say.
     #[error("protocol: {0}")]
     Protocol(String),
@@ -52,6 +58,7 @@ impl PgError {
         match self {
             Self::Server(e) => kind_of(e),
             Self::Refused { code, .. } => kind_of_code(code),
+            Self::Changed(_) => Kind::Diverged,
             Self::Protocol(_) => Kind::Unexpected,
             Self::Replication(_) | Self::Io(_) => Kind::Unavailable,
             Self::Tool { .. } => Kind::Unexpected,

@@ -4,7 +4,7 @@
 mod common;
 
 use bluegreen_core::{Color, Direction, MirrorStatus, Replicator};
-use bluegreen_pg::PgReplicator;
+use common::copying::{copied, digests, kill, signal};
 use common::{Pair, streaming};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -14,39 +14,6 @@ const BIG: &str = "CREATE TABLE big (id serial PRIMARY KEY, filler text);
     CREATE INDEX ON big (md5(filler));
     CREATE TABLE no_key (a int, b text); ALTER TABLE no_key REPLICA IDENTITY FULL;
     INSERT INTO no_key SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i";
-
-/// Waits until the copy is so far, in hundredths.
-async fn copied(replicator: &PgReplicator, percent: u64) {
-    let until = Instant::now() + Duration::from_secs(60);
-    loop {
-        match replicator.status(Direction::BlueToGreen).await.unwrap() {
-            MirrorStatus::Copying { bytes, .. } if bytes.done * 100 >= bytes.total * percent => return,
-            MirrorStatus::Failed { why, .. } => panic!("{why}"),
-            other => assert!(Instant::now() < until, "still {other:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-async fn kill(client: &Client, which: &str) -> usize {
-    let sql =
-        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {which}");
-    client.query(&sql, &[]).await.unwrap().len()
-}
-
-/// Every table with its rows' number and a sum over digests of them.
-async fn digests(client: &Client) -> Vec<(String, i64, String)> {
-    let names = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm') \
-                 AND relnamespace = 'public'::regnamespace ORDER BY 1";
-    let mut all = Vec::new();
-    for row in client.query(names, &[]).await.unwrap() {
-        let table: String = row.get(0);
-        let sql = format!("SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM {table} t");
-        let row = client.query_one(&sql, &[]).await.unwrap();
-        all.push((table, row.get(0), row.get(1)));
-    }
-    all
-}
 
 async fn valid(client: &Client) -> i64 {
     let bad = "SELECT (SELECT count(*) FROM pg_constraint WHERE NOT convalidated) + \
@@ -338,17 +305,6 @@ async fn many_small_tables_come_with_keys_and_statistics_and_no_setting_stays_ch
     replicator.stop(Color::Blue).await.unwrap();
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
     assert_eq!(before, (settings(&blue).await, settings(&green).await));
-}
-
-/// Sends a signal to sessions of ours: to stop them is what an overloaded server does to everybody.
-async fn signal(beside: &Client, which: &str, signal: nix::sys::signal::Signal) -> usize {
-    let sql = format!("SELECT pid FROM pg_stat_activity WHERE application_name = 'bluegreen_shop_copy' AND {which}");
-    let rows = beside.query(&sql, &[]).await.unwrap();
-    for row in &rows {
-        // A session may have ended meanwhile.
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(row.get(0)), signal).ok();
-    }
-    rows.len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use super::brake::{Brake, Gauge};
 use super::plan::{Load, Piece};
 use super::pump::{Broke, pump};
 use super::queue::Queue;
-use super::record;
+use super::{record, unchanged};
 use crate::error::{Doing, PgError, fault};
 use crate::ident::{copy_application_name, literal};
 use crate::progress::Report;
@@ -49,6 +49,8 @@ pub(super) enum Stop {
     Snapshot(Error),
     /// The target has forgotten what it had acknowledged: whatever failed may have failed for that.
     Forgotten(Error),
+    /// A table is not what the snapshot saw of it.
+    Changed(Error),
     Fault(Error),
 }
 
@@ -151,6 +153,9 @@ impl Copy {
             if snapshot_is_gone(&error) {
                 return Err(Stop::Snapshot(error));
             }
+            if matches!(cause(&error), Some(PgError::Changed(_))) {
+                return Err(Stop::Changed(error));
+            }
             trial.failed(&piece.name, error).await?;
         }
     }
@@ -188,7 +193,7 @@ impl Copy {
             Err(broke) => {
                 gauge.undone();
                 let (side, error) = match broke {
-                    Broke::Source(e) => (self.direction.origin(), e),
+                    Broke::Source(e) => (self.direction.origin(), gone(e)),
                     Broke::Target(e) => (self.direction.follower(), e),
                 };
                 let doing = format!("copy the rows of {} at {}", piece.name, crate::ident::side(side));
@@ -229,8 +234,9 @@ impl Copy {
         let application = copy_application_name(&settings.name);
         let reader = format!(
             "SET client_min_messages = error; SET synchronize_seqscans = off; SET jit = off; \
-             SET max_parallel_workers_per_gather = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-            literal(&self.snapshot)
+             SET max_parallel_workers_per_gather = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; {}",
+            literal(&self.snapshot),
+            unchanged::BETWEEN,
         );
         let (source, target) = tokio::try_join!(
             settings
@@ -276,9 +282,24 @@ impl Failed {
 
 /// A session that cannot import the snapshot any more.
 fn snapshot_is_gone(error: &Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<PgError>());
-    let Some(PgError::Server(e)) = cause else { return false };
+    let Some(PgError::Server(e)) = cause(error) else {
+        return false;
+    };
     // Of the statements that prepare a session only the import can fail so.
     e.code()
         .is_some_and(|c| matches!(c.code(), "22023" | "42704" | "55000"))
+}
+
+fn cause(error: &Error) -> Option<&PgError> {
+    std::error::Error::source(error).and_then(|e| e.downcast_ref::<PgError>())
+}
+
+/// What is read was there when the snapshot was made: a table, schema or column that is not has been taken away since.
+fn gone(error: PgError) -> PgError {
+    match error {
+        PgError::Refused { code, message, .. } if matches!(code.as_str(), "42P01" | "3F000" | "42703") => {
+            PgError::Changed(message)
+        }
+        other => other,
+    }
 }

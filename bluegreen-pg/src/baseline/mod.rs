@@ -13,6 +13,7 @@ mod record;
 mod rest;
 mod script;
 mod types;
+mod unchanged;
 mod views;
 
 use crate::connect::Session;
@@ -127,7 +128,7 @@ async fn end_copy_sessions(session: &Session, migration: &str) -> Result<()> {
 /// How often it begins again by itself.
 const BEGINNINGS: u32 = 3;
 
-/// The long part, to the running subscription. A lost snapshot begins it again.
+/// The long part, to the running subscription. A lost snapshot begins it again, and so does a table that it does not fit any more.
 pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc<Report>) -> Result<()> {
     let mut beginnings = 1;
     loop {
@@ -141,7 +142,14 @@ pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc
                 error,
                 "begun again: green has forgotten what it had acknowledged, as after a crash",
             ),
-            Err(Stop::Snapshot(error) | Stop::Forgotten(error) | Stop::Fault(error)) => return Err(error),
+            Err(Stop::Changed(error)) if beginnings < BEGINNINGS => (
+                error,
+                "begun again: a table was rewritten, emptied, replaced or dropped at the copied side, and what the snapshot saw \
+                 of it cannot be read any more",
+            ),
+            Err(Stop::Snapshot(error) | Stop::Forgotten(error) | Stop::Changed(error) | Stop::Fault(error)) => {
+                return Err(error);
+            }
         };
         beginnings += 1;
         tracing::warn!(%error, "{why}");

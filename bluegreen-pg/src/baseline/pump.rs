@@ -226,8 +226,15 @@ impl Parser {
                     return Err(error);
                 }
             }
+            // The only row that there can be; what would be read after it is for nothing.
+            b'D' => {
+                return Err(PgError::Changed(format!(
+                    "{} was rewritten, emptied or replaced",
+                    value(&text)
+                )));
+            }
             // Beginning of a copy, rows' description, notices, settings, an empty statement.
-            b'G' | b'H' | b'T' | b'D' | b'N' | b'S' | b'A' | b'I' => {}
+            b'G' | b'H' | b'T' | b'N' | b'S' | b'A' | b'I' => {}
             other => return Err(strange(other)),
         }
         // A server that ends our session says why and nothing more.
@@ -246,6 +253,11 @@ fn strange(tag: u8) -> PgError {
 fn copied(tag: &[u8]) -> u64 {
     let text = std::str::from_utf8(tag).unwrap_or_default().trim_end_matches('\0');
     text.strip_prefix("COPY ").and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// The only value of a row.
+fn value(row: &[u8]) -> String {
+    String::from_utf8_lossy(row.get(6..).unwrap_or_default()).into_owned()
 }
 
 fn refusal(fields: &[u8]) -> PgError {
@@ -336,6 +348,18 @@ mod tests {
             prop_assert_eq!(parser.rows, rows);
             prop_assert_eq!(sent(&all), (expected, tables.len()));
         }
+    }
+
+    #[test]
+    fn a_table_that_changed_ends_it_before_any_of_its_rows() {
+        let mut stream = message(b'C', b"LOCK TABLE\0");
+        stream.extend(message(b'T', &[0, 1]));
+        stream.extend(message(b'D', b"\0\x01\0\0\0\x03s.t"));
+        stream.extend(message(b'd', b"row"));
+        let mut out = Outgoing::default();
+        let e = Parser::default().take(&stream, &mut out).unwrap_err();
+        assert!(e.to_string().starts_with("s.t was rewritten"), "{e}");
+        assert!(out.finish().is_empty());
     }
 
     #[test]

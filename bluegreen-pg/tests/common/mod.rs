@@ -1,6 +1,7 @@
 //! Two clusters, a replicator between them, and the ways to compare and to wait.
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
+pub mod copying;
 pub mod course;
 pub mod findings;
 pub mod mover;
