@@ -18,10 +18,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sent with every session. Timeouts of the role or the database must not cut our work; a mirror's read-only default
-/// must not stop us; names must print the same everywhere; a row policy must fail a copy and not thin it out.
+/// must not stop us; names must print the same everywhere; a row policy must fail a copy and not thin it out; what is read as
+/// text must be what was written.
 pub(crate) const SESSION_SETTINGS: &str = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
      -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
-     -c row_security=off -c bytea_output=hex -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3";
+     -c row_security=off -c bytea_output=hex -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
+     -c array_nulls=on -c xmloption=content";
 
 /// Not every version has these two, so they cannot be sent along.
 pub(crate) const NO_OTHER_TIMEOUTS: &str = "SELECT pg_catalog.set_config(s, '0', false) \
