@@ -18,6 +18,10 @@ const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtextextended('bluegreen', 
 /// A process that hangs with that lock loses it.
 const NOT_FOR_LONG: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s';";
 
+/// Somebody's lock on our tables may last for hours, as a `pg_dump`'s: who waits for it has the others of ours wait, and stays queued
+/// at the server when his process ends.
+const NO_LONG_WAIT: &str = "SET LOCAL lock_timeout = '10s';";
+
 const SETUP: &str = "
 CREATE SCHEMA IF NOT EXISTS bluegreen;
 CREATE TABLE IF NOT EXISTS bluegreen.marker (
@@ -109,7 +113,7 @@ pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, bot
     }
     // All at once: with the last migration's rows the schema goes too.
     let sql = format!(
-        "{ALONE} {SETUP} INSERT INTO bluegreen.marker (migration) VALUES ({name}) ON CONFLICT DO NOTHING; \
+        "{NO_LONG_WAIT} {ALONE} {SETUP} INSERT INTO bluegreen.marker (migration) VALUES ({name}) ON CONFLICT DO NOTHING; \
          INSERT INTO bluegreen.state (migration, stage, blue, green) VALUES ({name}, {}, {}, {}) ON CONFLICT DO NOTHING",
         literal(stage.word()),
         literal(&both.blue.to_string()),
@@ -222,7 +226,9 @@ pub(crate) const TOUCH: &str = "UPDATE bluegreen.state SET proof = proof WHERE m
 pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> {
     let doing = "drop the schema bluegreen";
     session
-        .batch_execute(&format!("BEGIN ISOLATION LEVEL READ COMMITTED; {NOT_FOR_LONG} {ALONE}"))
+        .batch_execute(&format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; {NOT_FOR_LONG} {NO_LONG_WAIT} {ALONE}"
+        ))
         .await
         .doing(doing)?;
     let taken = take_away_alone(session, migration, doing).await;

@@ -144,7 +144,8 @@ pub(crate) async fn wait_for_worker_to_go(session: &Session, name: &str, within:
     Ok(())
 }
 
-/// Drops the subscription if it is there, without asking the other server: its slot is dropped there by itself.
+/// Drops the subscription if it is there, without asking the other server: its slot is dropped there by itself. A server may
+/// still run a dead process's statement that drops it: ours waits for that, and fails for what is gone then.
 pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
     if look(session, name).await?.is_none() {
         return Ok(());
@@ -155,10 +156,12 @@ pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
         format!("ALTER SUBSCRIPTION {quoted} SET (slot_name = NONE)"),
         format!("DROP SUBSCRIPTION IF EXISTS {quoted}"),
     ] {
-        session
-            .batch_execute(&sql)
-            .await
-            .doing(format!("drop the subscription {name}"))?;
+        if let Err(error) = session.batch_execute(&sql).await {
+            if look(session, name).await?.is_none() {
+                return Ok(());
+            }
+            return Err(error).doing(format!("drop the subscription {name}"));
+        }
     }
     Ok(())
 }

@@ -1,0 +1,102 @@
+//! Somebody else's lock, or a dead process's last statement, on what is made or taken away.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use bluegreen_core::{Color, Direction, Kind, Replicator};
+use common::{Pair, connect};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+/// No wait of ours may last as long; it is no limit of what is right.
+const HANGS: Duration = Duration::from_secs(90);
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY)";
+
+/// Our statements that wait for a lock there.
+async fn waiting(client: &Client) -> i64 {
+    let sql =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'bluegreen%' AND wait_event_type = 'Lock'";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// Waits until one does.
+async fn waits(client: &Client) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while waiting(client).await == 0 {
+        assert!(Instant::now() < until, "nobody waits");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Somebody's `pg_dump` has it for hours: it is said, nobody stays queued behind it, and later it goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_our_table_makes_the_clean_up_wait_for_a_moment_only() {
+    let Some((pair, replicator)) = Pair::mirrored(TABLE).await else {
+        return;
+    };
+    let mut reader = pair.client(Color::Blue).await;
+    let reading = reader.transaction().await.unwrap();
+    reading.query("SELECT * FROM bluegreen.state", &[]).await.unwrap();
+    let stopped = tokio::time::timeout(HANGS, replicator.stop(Color::Blue)).await;
+    let error = stopped.expect("it waits without an end").unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    let beside = pair.client(Color::Blue).await;
+    assert_eq!(waiting(&beside).await, 0, "somebody is still queued");
+    reading.commit().await.unwrap();
+    replicator.stop(Color::Blue).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_makes_or_takes_away_our_schema_makes_a_beginning_wait_for_a_moment_only() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.client(Color::Blue).await.batch_execute(TABLE).await.unwrap();
+    let mut other = pair.client(Color::Green).await;
+    let alone = other.transaction().await.unwrap();
+    let lock = "SELECT pg_advisory_xact_lock(hashtextextended('bluegreen', 0))";
+    alone.query(lock, &[]).await.unwrap();
+    let replicator = pair.replicator();
+    let started = tokio::time::timeout(HANGS, async {
+        loop {
+            replicator.start(Direction::BlueToGreen).await?;
+            if let bluegreen_core::MirrorStatus::Failed { kind, .. } = replicator.status(Direction::BlueToGreen).await?
+            {
+                return Ok::<_, bluegreen_core::Error>(kind);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let kind = started.await.expect("it waits without an end");
+    assert_eq!(kind.unwrap_or_else(|e| e.kind()), Kind::Timeout);
+    alone.commit().await.unwrap();
+}
+
+/// The server still runs the last statement of a process that died: what it takes away is gone, as it should be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_a_dead_process_drops_is_dropped() {
+    let Some((pair, replicator)) = Pair::mirrored(TABLE).await else {
+        return;
+    };
+    let mut dead = connect(&pair.url(Color::Green)).await.unwrap();
+    for sql in [
+        "SET default_transaction_read_only = off",
+        "ALTER SUBSCRIPTION bluegreen_shop_to_green DISABLE",
+        "ALTER SUBSCRIPTION bluegreen_shop_to_green SET (slot_name = NONE)",
+    ] {
+        dead.batch_execute(sql).await.unwrap();
+    }
+    let dropping = dead.transaction().await.unwrap();
+    dropping
+        .batch_execute("DROP SUBSCRIPTION bluegreen_shop_to_green")
+        .await
+        .unwrap();
+    let beside = pair.green.connect("postgres").await.unwrap();
+    let dropped = async {
+        waits(&beside).await;
+        dropping.commit().await.unwrap();
+    };
+    let (stopped, ()) = tokio::join!(replicator.stop(Color::Blue), dropped);
+    stopped.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), [""; 0]);
+}
