@@ -19,6 +19,10 @@ use tokio_postgres::config::Host;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+/// How long a server may take nothing of what is sent: with its log on a disk that stands still it reads no rows, and lives. It
+/// is no longer than a dead one may keep a stream.
+const TAKES_NOTHING: Duration = Duration::from_secs(300);
+
 /// A session of which only the bytes are left.
 pub(crate) struct Wire {
     /// What the server is spoken to through.
@@ -247,7 +251,7 @@ impl Place {
                 .with_interval(Duration::from_secs(5))
                 .with_retries(4),
         )?;
-        socket.set_tcp_user_timeout(config.get_tcp_user_timeout().copied())?;
+        socket.set_tcp_user_timeout(Some(TAKES_NOTHING))?;
         Ok(Box::new(stream))
     }
 }

@@ -285,14 +285,26 @@ async fn rows_and_indexes(
     ));
     watching.spawn(ahead::keep(copy.clone()));
     let rows = async {
-        copy::run(copy, loads, done).await?;
-        drop(watching);
+        beside(copy::run(copy, loads, done), watching).await?;
         copy.report.stage("indexes");
         Ok(())
     };
     let indexes = async { finish.tables(heard).await.map_err(Stop::Fault) };
     tokio::try_join!(rows, indexes)?;
     Ok(())
+}
+
+/// Does the work. Who watches meanwhile never ends by himself: when he does, it is said, and the work goes on without him.
+async fn beside<T>(work: impl Future<Output = T>, mut watching: JoinSet<()>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            Some(ended) = watching.join_next() => {
+                tracing::warn!(?ended, "who looks after the copied side, or wakes the log writer, died: the copy goes on without");
+            }
+        }
+    }
 }
 
 /// Two constraints of one table cannot be validated at the same time.
@@ -307,4 +319,24 @@ fn by_table(validate: &[(Relation, String)]) -> Vec<Vec<String>> {
 async fn tools(context: &Context, origin: &Session, follower: &Session) -> Result<Tools> {
     let (source, target) = (catalog::version(origin).await?, catalog::version(follower).await?);
     Tools::find(context.options.tools.as_deref(), source, target).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_work_goes_on_when_who_watches_dies() {
+        let mut watching = JoinSet::new();
+        watching.spawn(async { panic!("a fault of ours") });
+        watching.spawn(std::future::pending());
+        let work = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            7
+        };
+        assert_eq!(beside(work, watching).await, 7);
+        let alone = async { tokio::time::sleep(Duration::from_secs(1)).await };
+        beside(alone, JoinSet::new()).await;
+    }
 }
