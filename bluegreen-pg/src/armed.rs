@@ -10,7 +10,7 @@ use crate::marker;
 use crate::replicator::Context;
 use crate::sequences::Sequences;
 use crate::writers::is_client;
-use crate::{identity, mirror, slot, writers};
+use crate::{identity, mirror, mirrored, slot, writers};
 use bluegreen_core::{Color, Direction, Kind, Position, Result};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -166,10 +166,10 @@ impl Armed {
         };
         let statements = Statements {
             begin_after: BeginAfter::prepare(&from_reads).await?,
-            writer_check: from_reads.prepare(&catalog::writer_check()).await.doing(doing)?,
+            writer_check: from_reads.prepare(&mirrored::writer_check()).await.doing(doing)?,
             other_writers: from_reads.prepare(OTHER_WRITERS).await.doing(doing)?,
             move_marker: writer.prepare(marker::MOVE).await.doing(doing)?,
-            follower_check: to_writes.prepare(&catalog::follower_check()).await.doing(doing)?,
+            follower_check: to_writes.prepare(&mirrored::follower_check()).await.doing(doing)?,
             proof: proof_of,
         };
         let tables: Vec<String> = catalog::lockable(&lock)

@@ -6,7 +6,7 @@ use crate::error::fault;
 use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
 use crate::start::reverse;
-use crate::{catalog, drift, echo, identity, mirror, obstacles, slot, unbound, writers};
+use crate::{catalog, drift, echo, identity, mirror, mirrored, obstacles, slot, unbound, writers};
 use bluegreen_core::{Color, Direction, Forecast, Kind, Result};
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,6 @@ impl PgReplicator {
         for session in [origin, follower] {
             unbound::no_exceptions(session).await?;
         }
-        let tables = catalog::tables(follower).await?;
         let slot_state = slot::look(origin, &name).await?;
         let subscription = mirror::look(follower, &name).await?;
         if let Some(s) = subscription.as_ref().filter(|s| s.enabled || s.worker.is_some()) {
@@ -78,14 +77,18 @@ impl PgReplicator {
         }
         let whole = slot_state.as_ref().is_some_and(|s| !s.lost)
             && subscription.is_some()
-            && mirror::published(origin, &name).await?.as_ref() == Some(&tables);
+            && match mirrored::check(origin, follower, &name).await {
+                Err(e) if e.kind() != Kind::Diverged => return Err(e),
+                checked => checked.is_ok(),
+            };
         if !whole {
             mirror::unsubscribe(follower, &name).await?;
             slot::drop(origin, &name).await?;
-            mirror::publish(origin, &name, &tables).await?;
+            let tables = catalog::tables(follower).await?;
+            mirror::publish(origin, &settings.name, &name, &tables).await?;
             slot::create(origin, &name, self.context.options.slot_wait).await?;
             let version = catalog::version(follower).await?;
-            mirror::subscribe(&**follower, version, &name, settings.server(to)).await?;
+            mirror::subscribe(&**follower, version, &settings.name, &name, settings.server(to)).await?;
         }
         if back == Direction::BlueToGreen {
             echo::pass_over(origin, follower, &name, &self.name_of(reverse(back))).await?;

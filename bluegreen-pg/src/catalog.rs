@@ -1,4 +1,4 @@
-//! Reading a server's catalogue: its version, the tables that are mirrored, what the mirror says of them.
+//! Reading a server's catalogue: its version, the tables that are to be mirrored, our rights.
 
 use crate::connect::Session;
 use crate::error::{Doing, fault};
@@ -7,17 +7,18 @@ use bluegreen_core::{Kind, Result};
 use tokio_postgres::GenericClient;
 
 /// Which relations belong to the application: not the system's, not an extension's unless it says that it holds the
-/// user's rows, not ours. To be completed with one of the conditions below.
-const APPLICATION: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+/// user's rows, not ours. To be completed with one of the conditions below. (By its reference, of which there is an index: else all
+/// of `pg_depend` is read.)
+pub(crate) const APPLICATION: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
-     AND (NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
-     OR c.oid = ANY (SELECT unnest(x.extconfig) FROM pg_extension x) AND c.relkind = 'r')";
+     AND (NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass \
+     AND d.objid = c.oid AND d.deptype = 'e') OR c.oid = ANY (SELECT unnest(x.extconfig) FROM pg_extension x) AND c.relkind = 'r')";
 
 /// Tables with rows in the log.
-const TABLES: &str = "c.relkind = 'r' AND c.relpersistence = 'p'";
+pub(crate) const TABLES: &str = "c.relkind = 'r' AND c.relpersistence = 'p'";
 
 /// Sequences; those of unlogged tables are unlogged too, and their numbers count as much.
-const SEQUENCES: &str = "c.relkind = 'S' AND c.relpersistence <> 't'";
+pub(crate) const SEQUENCES: &str = "c.relkind = 'S' AND c.relpersistence <> 't'";
 
 /// The server's version as it counts: 150018 is 15.18.
 pub(crate) async fn version(session: &Session) -> Result<u32> {
@@ -72,36 +73,6 @@ pub(crate) async fn without_identity(session: &Session) -> Result<Vec<Relation>>
          (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate))"
     );
     relations(session, &condition).await
-}
-
-/// A digest of a list of names: `n` and `c` must be a namespace and a class in the query.
-const DIGEST: &str = "coalesce(md5(string_agg(format('%I.%I', n.nspname, c.relname), ',' \
-     ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\")), 'none')";
-
-/// One statement for the writer's side, run in the pause: `$1` is the publication. Returns the digest of the
-/// application's tables, the digest of the published ones, the prepared transactions, and how many sequences there are.
-pub(crate) fn writer_check() -> String {
-    format!(
-        "SELECT (SELECT {DIGEST} {APPLICATION} AND {TABLES}), \
-         (SELECT {DIGEST} FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
-          JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
-          WHERE p.pubname = $1 AND n.nspname <> 'bluegreen'), \
-         (SELECT string_agg(gid, ', ') FROM pg_prepared_xacts WHERE database = current_database()), \
-         (SELECT count(*) {APPLICATION} AND {SEQUENCES})"
-    )
-}
-
-/// One statement for the follower's side, run in the pause: `$1` is the subscription. Returns the digest of its tables,
-/// how many of them are not ready, and its worker's pid.
-pub(crate) fn follower_check() -> String {
-    format!(
-        "SELECT (SELECT {DIGEST} FROM pg_subscription_rel r JOIN pg_class c ON c.oid = r.srrelid \
-          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.srsubid = s.oid AND n.nspname <> 'bluegreen'), \
-         (SELECT count(*) FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND r.srsubstate <> 'r'), \
-         (SELECT max(w.pid) FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.relid IS NULL) \
-         FROM pg_subscription s WHERE s.subname = $1 \
-         AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
 }
 
 /// Whether we may call the function.

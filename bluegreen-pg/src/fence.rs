@@ -4,7 +4,7 @@ use crate::armed::{Armed, Mark, Proof};
 use crate::connect::Session;
 use crate::error::{Doing, PgError, describe, fault};
 use crate::replicator::PgReplicator;
-use crate::{marker, mirror, obstacles};
+use crate::{marker, mirror, mirrored, obstacles};
 use bluegreen_core::{Color, Direction, Kind, Position, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
@@ -199,19 +199,12 @@ impl PgReplicator {
         )
         .doing(doing)?;
         let follower = follower.ok_or_else(|| fault(Kind::Diverged, doing, "the subscription is gone"))?;
-        writer_is_whole(&writer, armed.sequences.count())?;
-        if writer.get::<_, String>(1) != follower.get::<_, String>(0) {
-            return Err(fault(
-                Kind::Diverged,
-                doing,
-                "the subscription does not list the tables of the publication: refresh what was changed since the mirror \
-                 began, or begin it again",
-            ));
-        }
-        if follower.get::<_, i64>(1) != 0 {
+        writer_is_whole(&writer, &name, armed.sequences.count())?;
+        mirrored::tables_are_subscribed(&writer, &follower, &name)?;
+        if follower.get::<_, i64>("unready") != 0 {
             return Err(fault(Kind::Diverged, doing, "a table of the subscription is not ready"));
         }
-        if follower.get::<_, Option<i32>>(2).is_none() {
+        if follower.get::<_, Option<i32>>("worker").is_none() {
             return Err(fault(
                 Kind::Unavailable,
                 doing,
@@ -342,28 +335,21 @@ pub(crate) async fn look_again(reads: &Session, check: &Statement, publication: 
         .query_one(check, &[&publication])
         .await
         .doing("look at the old writer once more")?;
-    writer_is_whole(&writer, sequences)
+    writer_is_whole(&writer, publication, sequences)
 }
 
-/// What a [`catalog::writer_check`](crate::catalog::writer_check) must have said.
-fn writer_is_whole(writer: &Row, sequences: i64) -> Result<()> {
+/// What a [`writer_check`](mirrored::writer_check) must have said.
+fn writer_is_whole(writer: &Row, publication: &str, sequences: i64) -> Result<()> {
     let doing = "look whether all is mirrored";
-    if writer.get::<_, String>(0) != writer.get::<_, String>(1) {
-        return Err(fault(
-            Kind::Diverged,
-            doing,
-            "the publication does not list the tables of the database: drop or move what was changed since the mirror began, \
-             or begin it again",
-        ));
-    }
-    if writer.get::<_, i64>(3) != sequences {
+    mirrored::tables_are_published(writer, publication)?;
+    if writer.get::<_, i64>("sequences") != sequences {
         return Err(fault(
             Kind::Diverged,
             doing,
             "a sequence was made or dropped since the cut-over was armed: make it at both sides, and arm again",
         ));
     }
-    match writer.get::<_, Option<String>>(2) {
+    match writer.get::<_, Option<String>>("prepared") {
         Some(gids) => Err(fault(
             Kind::Conflict,
             doing,

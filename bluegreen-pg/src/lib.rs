@@ -21,6 +21,7 @@ mod keeper;
 mod made;
 mod marker;
 mod mirror;
+mod mirrored;
 mod obstacles;
 mod options;
 pub mod pgbouncer;

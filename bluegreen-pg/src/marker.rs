@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS bluegreen.state (
     shut boolean NOT NULL DEFAULT false, gave_up text, blue text, green text);
 CREATE TABLE IF NOT EXISTS bluegreen.made (
     migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
+CREATE TABLE IF NOT EXISTS bluegreen.mirrored (mirror text PRIMARY KEY, migration text NOT NULL, tables text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.copied (
     migration text NOT NULL, step int NOT NULL, PRIMARY KEY (migration, step));
 ";
@@ -41,7 +42,7 @@ const IS_OURS: &str = "SELECT count(*) = 4 FROM pg_attribute WHERE attrelid = to
 
 /// What takes away all of ours in it. Nothing but triggers that refuse for nobody any more can depend on the function.
 const DROP_OURS: &str = "DROP FUNCTION IF EXISTS bluegreen.refuse() CASCADE;
-DROP TABLE IF EXISTS bluegreen.marker, bluegreen.made, bluegreen.copied, bluegreen.compared, bluegreen.state;";
+DROP TABLE IF EXISTS bluegreen.marker, bluegreen.made, bluegreen.mirrored, bluegreen.copied, bluegreen.compared, bluegreen.state;";
 
 /// What is in the schema and is not ours: its kind and its name. A column's sequence goes with its table, and an extension is one thing.
 const STRANGERS: &str = "
@@ -51,7 +52,7 @@ const STRANGERS: &str = "
     WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace('bluegreen') AND d.deptype = 'n'
     AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND o.classid = d.classid AND o.objid = d.objid
         AND o.deptype IN ('a', 'i') AND o.refclassid = o.classid AND o.refobjsubid > 0)
-    AND i.identity IS NOT NULL AND NOT ($1 AND i.identity IN ('bluegreen.marker', 'bluegreen.made', 'bluegreen.copied',
+    AND i.identity IS NOT NULL AND NOT ($1 AND i.identity IN ('bluegreen.marker', 'bluegreen.made', 'bluegreen.mirrored', 'bluegreen.copied',
         'bluegreen.compared', 'bluegreen.state', 'bluegreen.refuse()'))
     ORDER BY 1, 2";
 
@@ -240,7 +241,7 @@ async fn take_away_alone(session: &Session, migration: &str, doing: &str) -> Res
     if !is_set_up(&**session).await? {
         return Ok(());
     }
-    for table in ["marker", "made", "copied", "compared", "state"] {
+    for table in ["marker", "made", "mirrored", "copied", "compared", "state"] {
         let there = "SELECT to_regclass($1) IS NOT NULL";
         let there = session.query_one(there, &[&format!("bluegreen.{table}")]).await;
         if there.doing(doing)?.get(0) {

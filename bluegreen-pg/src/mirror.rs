@@ -5,52 +5,27 @@ use crate::connect::{Server, Session};
 use crate::error::{Doing, PROVIDER, fault};
 use crate::ident::{Relation, ident, literal};
 use crate::marker::MARKER;
+use crate::mirrored;
 use bluegreen_core::{Color, Error, Kind, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::GenericClient;
 
 /// Makes the publication of exactly these tables and the marker. Never `FOR ALL TABLES`: that one would publish tables
 /// made later, which the follower does not have.
-pub(crate) async fn publish(session: &Session, name: &str, tables: &[Relation]) -> Result<()> {
+pub(crate) async fn publish(session: &Session, migration: &str, name: &str, tables: &[Relation]) -> Result<()> {
     let list: Vec<String> = std::iter::once(MARKER.to_owned())
         .chain(tables.iter().map(ToString::to_string))
         .map(|t| format!("ONLY {t}"))
         .collect();
+    let record = mirrored::record_published(migration, name);
     let name = ident(name);
     session
         .batch_execute(&format!(
-            "BEGIN; DROP PUBLICATION IF EXISTS {name}; CREATE PUBLICATION {name} FOR TABLE {}; COMMIT",
+            "BEGIN; DROP PUBLICATION IF EXISTS {name}; CREATE PUBLICATION {name} FOR TABLE {}; {record}; COMMIT",
             list.join(", ")
         ))
         .await
         .doing(format!("create the publication {name}"))
-}
-
-/// The tables of the publication without the marker, ordered; none if there is no such publication.
-pub(crate) async fn published(session: &Session, name: &str) -> Result<Option<Vec<Relation>>> {
-    let doing = "read the publication";
-    let exists = session
-        .query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[&name])
-        .await
-        .doing(doing)?;
-    if exists.is_none() {
-        return Ok(None);
-    }
-    let rows = session
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_publication p \
-             JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid \
-             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1 AND n.nspname <> 'bluegreen' \
-             ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"",
-            &[&name],
-        )
-        .await
-        .doing(doing)?;
-    Ok(Some(
-        rows.iter()
-            .map(|r| Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1)))
-            .collect(),
-    ))
 }
 
 /// Drops the publication if it is there.
@@ -62,7 +37,13 @@ pub(crate) async fn unpublish(session: &Session, name: &str) -> Result<()> {
 }
 
 /// Makes the subscription, not running, on a slot that is there. `from` is the server that is subscribed to.
-pub(crate) async fn subscribe(client: &impl GenericClient, version: u32, name: &str, from: &Server) -> Result<()> {
+pub(crate) async fn subscribe(
+    client: &impl GenericClient,
+    version: u32,
+    migration: &str,
+    name: &str,
+    from: &Server,
+) -> Result<()> {
     // Only on the way back: what blue itself has from a third server must reach green too.
     let back = from.color() == Color::Green;
     let origin = if back && version >= 160_000 {
@@ -81,7 +62,9 @@ pub(crate) async fn subscribe(client: &impl GenericClient, version: u32, name: &
     client.batch_execute(&sql).await.doing(doing.clone()).map_err(|e| {
         // Without its source: a server may repeat the connection string it was given.
         Error::new(e.kind(), doing, from.from_peer().redact(e.message())).provider(PROVIDER)
-    })
+    })?;
+    let record = mirrored::record_subscribed(migration, name);
+    client.batch_execute(&record).await.doing("record what is mirrored")
 }
 
 /// What is known of a subscription.

@@ -6,7 +6,7 @@ use crate::fence::marker_round_trip;
 use crate::marker::{self, Stage};
 use crate::replicator::PgReplicator;
 use crate::stuck::{self, Stuck};
-use crate::{drift, identity, mirror, shut, slot};
+use crate::{drift, identity, mirror, mirrored, shut, slot};
 use bluegreen_core::{Direction, Kind, Lag, MirrorStatus, Result};
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,7 @@ impl PgReplicator {
             return Ok(MirrorStatus::Armed);
         }
         if watch.compared.is_none_or(|at| at.elapsed() > COMPARE_EVERY) {
-            if let Some(failed) = drifted(watch).await? {
+            if let Some(failed) = drifted(watch, &name).await? {
                 return Ok(failed);
             }
             watch.compared = Some(Instant::now());
@@ -174,7 +174,7 @@ impl PgReplicator {
 
 async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<MirrorStatus> {
     // The schemas first: a change of them is the usual reason.
-    if let Some(failed) = drifted(watch).await? {
+    if let Some(failed) = drifted(watch, name).await? {
         return Ok(failed);
     }
     let why = match stuck::why(&watch.origin, &watch.follower, name, oid).await? {
@@ -196,9 +196,13 @@ async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<
     ))
 }
 
-/// The mirror's failure where the schemas are not alike; not to have seen them is an error.
-async fn drifted(watch: &Watch) -> Result<Option<MirrorStatus>> {
-    match drift::check(&watch.origin, &watch.follower).await {
+/// The mirror's failure where the schemas are not alike, or not all tables are mirrored; not to have seen them is an error.
+async fn drifted(watch: &Watch, name: &str) -> Result<Option<MirrorStatus>> {
+    let alike = async {
+        drift::check(&watch.origin, &watch.follower).await?;
+        mirrored::check(&watch.origin, &watch.follower, name).await
+    };
+    match alike.await {
         Ok(()) => Ok(None),
         Err(e) if e.kind() == Kind::Diverged => Ok(Some(failed(Kind::Diverged, e.message()))),
         Err(e) => Err(e),

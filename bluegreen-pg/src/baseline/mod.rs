@@ -83,7 +83,7 @@ pub(crate) async fn begin(context: &Context, direction: Direction) -> Result<()>
     .await?;
     let tables = catalog::tables(&origin).await?;
     slot::drop(&origin, &name).await?;
-    mirror::publish(&origin, &name, &tables).await
+    mirror::publish(&origin, &settings.name, &name, &tables).await
 }
 
 /// Takes away an unfinished try: its sessions first, that they do not go on under our hands.
@@ -258,7 +258,7 @@ async fn fill(
         .doing("create the subscription")?;
     copy.has(&transaction, &finish.steps()).await?;
     record::clear(&transaction, &settings.name).await?;
-    mirror::subscribe(&transaction, version, &name, settings.server(from)).await?;
+    mirror::subscribe(&transaction, version, &settings.name, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;
     transaction.commit().await.doing("create the subscription")?;
     mirror::enable(&follower, &name).await?;
