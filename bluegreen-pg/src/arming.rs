@@ -32,7 +32,7 @@ impl PgReplicator {
             let (forth, back) = (self.name_of(forth), self.name_of(reverse(forth)));
             echo::let_in(&writer, &follower, &settings.name, &forth, &back, echo::WITHIN).await?;
         }
-        drift::check(&writer, &follower).await?;
+        drift::check(&writer, &follower, &settings.name, &mut None).await?;
         let travel = self.round_trip(&writer, &follower, Duration::from_secs(5)).await?;
         // An advance of the old keeper's may still be under way at the server: the slot's own advance waits for it.
         self.keeper().take();

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS bluegreen.state (
 CREATE TABLE IF NOT EXISTS bluegreen.made (
     migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.mirrored (mirror text PRIMARY KEY, migration text NOT NULL, tables text NOT NULL);
+CREATE TABLE IF NOT EXISTS bluegreen.otherwise (migration text NOT NULL, object text NOT NULL, one text NOT NULL, other text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.copied (
     migration text NOT NULL, step int NOT NULL, PRIMARY KEY (migration, step));
 ";
@@ -40,9 +41,19 @@ CREATE TABLE IF NOT EXISTS bluegreen.copied (
 const IS_OURS: &str = "SELECT count(*) = 4 FROM pg_attribute WHERE attrelid = to_regclass('bluegreen.state') \
      AND attname IN ('migration', 'stage', 'proof', 'shut') AND NOT attisdropped";
 
+/// Our tables in it, each with a migration's rows.
+const TABLES: [&str; 7] = ["marker", "made", "mirrored", "otherwise", "copied", "compared", "state"];
+
+/// Their names.
+fn our_tables() -> Vec<String> {
+    TABLES.iter().map(|table| format!("bluegreen.{table}")).collect()
+}
+
 /// What takes away all of ours in it. Nothing but triggers that refuse for nobody any more can depend on the function.
-const DROP_OURS: &str = "DROP FUNCTION IF EXISTS bluegreen.refuse() CASCADE;
-DROP TABLE IF EXISTS bluegreen.marker, bluegreen.made, bluegreen.mirrored, bluegreen.copied, bluegreen.compared, bluegreen.state;";
+fn drop_ours() -> String {
+    let tables = our_tables().join(", ");
+    format!("DROP FUNCTION IF EXISTS bluegreen.refuse() CASCADE; DROP TABLE IF EXISTS {tables}")
+}
 
 /// What is in the schema and is not ours: its kind and its name. A column's sequence goes with its table, and an extension is one thing.
 const STRANGERS: &str = "
@@ -52,8 +63,7 @@ const STRANGERS: &str = "
     WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace('bluegreen') AND d.deptype = 'n'
     AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND o.classid = d.classid AND o.objid = d.objid
         AND o.deptype IN ('a', 'i') AND o.refclassid = o.classid AND o.refobjsubid > 0)
-    AND i.identity IS NOT NULL AND NOT ($1 AND i.identity IN ('bluegreen.marker', 'bluegreen.made', 'bluegreen.mirrored', 'bluegreen.copied',
-        'bluegreen.compared', 'bluegreen.state', 'bluegreen.refuse()'))
+    AND i.identity IS NOT NULL AND NOT ($1 AND (i.identity = ANY ($2) OR i.identity = 'bluegreen.refuse()'))
     ORDER BY 1, 2";
 
 /// Somebody else's thing in our schema, or in theirs of the same name.
@@ -73,7 +83,7 @@ impl std::fmt::Display for Stranger {
 pub(crate) async fn strangers(client: &impl GenericClient) -> Result<(Vec<Stranger>, bool)> {
     let ours = is_set_up(client).await?;
     let rows = client
-        .query(STRANGERS, &[&ours])
+        .query(STRANGERS, &[&ours, &our_tables()])
         .await
         .doing("look into the schema bluegreen")?;
     let stranger = |row: &Row| Stranger {
@@ -241,7 +251,7 @@ async fn take_away_alone(session: &Session, migration: &str, doing: &str) -> Res
     if !is_set_up(&**session).await? {
         return Ok(());
     }
-    for table in ["marker", "made", "mirrored", "copied", "compared", "state"] {
+    for table in TABLES {
         let there = "SELECT to_regclass($1) IS NOT NULL";
         let there = session.query_one(there, &[&format!("bluegreen.{table}")]).await;
         if there.doing(doing)?.get(0) {
@@ -253,7 +263,7 @@ async fn take_away_alone(session: &Session, migration: &str, doing: &str) -> Res
     if others.doing(doing)?.get::<_, i64>(0) > 0 {
         return Ok(());
     }
-    session.batch_execute(DROP_OURS).await.doing(doing)?;
+    session.batch_execute(&drop_ours()).await.doing(doing)?;
     let (theirs, _) = strangers(&**session).await?;
     if let Some(first) = theirs.first() {
         tracing::warn!(things = theirs.len(), %first, "the schema bluegreen stays: somebody else has made things in it");

@@ -238,7 +238,10 @@ mod tests {
         assert_eq!(now("9 700", "9 701"), ["it was altered or made anew"]);
         assert_eq!(now("3 13", "4 13"), ["public.\"a b\" was taken out and put back"]);
         assert_eq!(now("3 13", "4 14"), ["public.\"a b\" is another table, made since"]);
-        assert_eq!(now("public.live", "public.old"), ["public.live is called public.old now"]);
+        assert_eq!(
+            now("public.live", "public.old"),
+            ["public.live is called public.old now"]
+        );
         assert_eq!(now("\n1 11 public.live", ""), ["public.live is gone"]);
         assert_eq!(
             now("public.live", "public.live\n8 18 public.late"),

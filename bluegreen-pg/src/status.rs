@@ -20,6 +20,9 @@ const MARKER_WITHIN: Duration = Duration::from_millis(250);
 /// them too.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
+/// A comparison of thousands of tables takes its time: so many times that long nothing is compared after it.
+const COMPARE_SELDOM: u32 = 20;
+
 /// So many new errors of the apply worker without a change getting through mean that it will not mend itself.
 const ERRORS: i64 = 3;
 
@@ -32,8 +35,9 @@ pub(crate) struct Watch {
     missing: Option<Instant>,
     /// The worker's errors when a change last got through.
     errors: i64,
-    /// When the schemas were last compared.
-    compared: Option<Instant>,
+    /// When the schemas are to be compared again.
+    compare_at: Option<Instant>,
+    alike: drift::Alike,
     time: Option<Duration>,
 }
 
@@ -74,7 +78,8 @@ impl PgReplicator {
             follower,
             missing: None,
             errors,
-            compared: None,
+            compare_at: None,
+            alike: None,
             time: None,
         })
     }
@@ -117,18 +122,19 @@ impl PgReplicator {
             watch.missing = None;
             return Ok(MirrorStatus::Armed);
         }
-        if watch.compared.is_none_or(|at| at.elapsed() > COMPARE_EVERY) {
-            if let Some(failed) = drifted(watch, &name).await? {
+        let started = Instant::now();
+        if watch.compare_at.is_none_or(|at| started > at) {
+            if let Some(failed) = drifted(watch, migration, &name).await? {
                 return Ok(failed);
             }
-            watch.compared = Some(Instant::now());
+            watch.compare_at = Some(Instant::now() + COMPARE_EVERY.max(started.elapsed() * COMPARE_SELDOM));
         }
         let errors = apply_errors(&watch.follower, &name).await?;
         if subscription.worker.is_none() {
             let since = *watch.missing.get_or_insert_with(Instant::now);
             let dead = since.elapsed() > WORKER_GRACE || errors - watch.errors >= ERRORS;
             return if dead {
-                broken(watch, &name, subscription.oid, errors).await
+                broken(watch, migration, &name, subscription.oid, errors).await
             } else {
                 Ok(MirrorStatus::Preparing("the subscription's apply worker starts".into()))
             };
@@ -156,7 +162,7 @@ impl PgReplicator {
             watch.errors = errors;
             watch.time = arrived;
         } else if errors - watch.errors >= ERRORS {
-            return broken(watch, &name, subscription.oid, errors).await;
+            return broken(watch, migration, &name, subscription.oid, errors).await;
         }
         let bytes = bytes.and_then(|b| u64::try_from(b).ok());
         if bytes.is_none() && arrived.is_none() {
@@ -172,9 +178,9 @@ impl PgReplicator {
     }
 }
 
-async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<MirrorStatus> {
+async fn broken(watch: &mut Watch, migration: &str, name: &str, oid: u32, errors: i64) -> Result<MirrorStatus> {
     // The schemas first: a change of them is the usual reason.
-    if let Some(failed) = drifted(watch, name).await? {
+    if let Some(failed) = drifted(watch, migration, name).await? {
         return Ok(failed);
     }
     let why = match stuck::why(&watch.origin, &watch.follower, name, oid).await? {
@@ -197,14 +203,19 @@ async fn broken(watch: &mut Watch, name: &str, oid: u32, errors: i64) -> Result<
 }
 
 /// The mirror's failure where the schemas are not alike, or not all tables are mirrored; not to have seen them is an error.
-async fn drifted(watch: &Watch, name: &str) -> Result<Option<MirrorStatus>> {
+async fn drifted(watch: &mut Watch, migration: &str, name: &str) -> Result<Option<MirrorStatus>> {
     let alike = async {
-        drift::check(&watch.origin, &watch.follower).await?;
+        drift::check(&watch.origin, &watch.follower, migration, &mut watch.alike).await?;
         mirrored::check(&watch.origin, &watch.follower, name).await
     };
     match alike.await {
         Ok(()) => Ok(None),
         Err(e) if e.kind() == Kind::Diverged => Ok(Some(failed(Kind::Diverged, e.message()))),
+        // Somebody has a table locked: it is looked at again soon, and the mirror is none the worse for it.
+        Err(e) if e.kind() == Kind::Timeout => {
+            tracing::debug!(migration, error = %e, "the schemas are not compared now");
+            Ok(None)
+        }
         Err(e) => Err(e),
     }
 }

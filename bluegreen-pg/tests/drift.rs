@@ -141,7 +141,9 @@ async fn a_table_that_is_made_anew_or_at_both_sides_is_not_taken_for_mirrored() 
 
     // At the follower, under the same name: the subscription has forgotten it.
     green
-        .batch_execute("BEGIN READ WRITE; DROP TABLE staging; CREATE TABLE staging (id int PRIMARY KEY, v text); COMMIT")
+        .batch_execute(
+            "BEGIN READ WRITE; DROP TABLE staging; CREATE TABLE staging (id int PRIMARY KEY, v text); COMMIT",
+        )
         .await
         .unwrap();
     let why = failed(&replicator).await;
@@ -161,4 +163,201 @@ async fn a_table_that_is_made_anew_or_at_both_sides_is_not_taken_for_mirrored() 
         .unwrap();
     let why = refused(&pair).await;
     assert!(why.contains("public.live is another table, made since"), "{why}");
+}
+
+/// Of what a server prints otherwise once it went through a dump, or in another version, and of all that is looked at.
+const DEFINED: &str = "
+    CREATE DOMAIN word AS varchar(5) DEFAULT 'a' CHECK (VALUE IN ('a', 'b')); CREATE SEQUENCE numbers; CREATE TYPE pair AS (a int);
+    CREATE TABLE t (id int PRIMARY KEY, v varchar(9) DEFAULT 'a' CHECK (v IN ('a', 'b')), w text, n numeric DEFAULT -1,
+        twice int GENERATED ALWAYS AS (id * 2) STORED, CONSTRAINT few CHECK (n < 5 AND (n > 1 AND n <> 3)));
+    CREATE INDEX part ON t (lower(w)) WHERE v IN ('a', 'b'); CREATE UNIQUE INDEX once ON t (w); CREATE TABLE child (id int PRIMARY KEY);
+    CREATE TABLE kin (id int PRIMARY KEY); CREATE TABLE kin_of (PRIMARY KEY (id)) INHERITS (kin);
+    CREATE TABLE pa (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k); CREATE TABLE pa_1 PARTITION OF pa FOR VALUES IN (1);
+    CREATE TABLE pa_2 (id int NOT NULL, k int NOT NULL, PRIMARY KEY (id, k)); INSERT INTO pa_2 VALUES (1, 2);
+    CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER tr BEFORE UPDATE ON t FOR EACH ROW WHEN (NEW.v IN ('a', 'b')) EXECUTE FUNCTION stay();
+    CREATE POLICY p ON t USING (v IN ('a', 'b') AND EXISTS (SELECT FROM child WHERE child.id = t.id));
+    CREATE VIEW seen AS SELECT id, v FROM t WHERE v IN ('a', 'b'); CREATE MATERIALIZED VIEW totals AS SELECT v, count(*) FROM t GROUP BY v;
+    CREATE FUNCTION half(a int) RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT t.id FROM t WHERE t.id = half.a; END";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ddl_at_the_writer_alone_is_drift_and_at_both_it_is_none() {
+    let Some((pair, replicator)) = Pair::mirrored(DEFINED).await else {
+        return;
+    };
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    let mut wrong = Vec::new();
+    for (ddl, named) in [
+        (
+            "ALTER TABLE pa ATTACH PARTITION pa_2 FOR VALUES IN (2)",
+            "table public.pa_2 (PARTITION OF public.pa FOR VALUES IN (2), where the follower has nothing)",
+        ),
+        (
+            "ALTER TABLE kin_of NO INHERIT kin",
+            "where the follower has INHERITS public.kin",
+        ),
+        (
+            "ALTER TABLE child INHERIT kin",
+            "table public.child (INHERITS public.kin",
+        ),
+        (
+            "ALTER TABLE t ALTER n SET DEFAULT 7",
+            "column public.t.n (numeric DEFAULT 7, where",
+        ),
+        (
+            "ALTER TABLE t ALTER n DROP DEFAULT",
+            "column public.t.n (numeric, where",
+        ),
+        (
+            "ALTER TABLE t ALTER w TYPE text COLLATE \"C\"",
+            "COLLATE \"C\", where the follower has text",
+        ),
+        (
+            "ALTER TABLE t ALTER twice DROP EXPRESSION",
+            "column public.t.twice (integer, where",
+        ),
+        (
+            "ALTER TABLE kin ALTER id ADD GENERATED ALWAYS AS IDENTITY",
+            "GENERATED ALWAYS AS IDENTITY",
+        ),
+        (
+            "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+            "table public.t (ROW LEVEL SECURITY, where",
+        ),
+        (
+            "ALTER TABLE t DISABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY",
+            "table public.t",
+        ),
+        ("ALTER TABLE t DISABLE TRIGGER tr", "trigger tr on public.t"),
+        ("ALTER TABLE t ENABLE TRIGGER tr", "trigger tr on public.t"),
+        (
+            "DROP TRIGGER tr ON t; CREATE TRIGGER tr AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION stay()",
+            "trigger tr on public.t",
+        ),
+        ("DROP INDEX once; CREATE INDEX once ON t (w)", "index public.once"),
+        (
+            "DROP INDEX part; CREATE INDEX part ON t (lower(w)) WHERE v IN ('a')",
+            "index public.part",
+        ),
+        ("ALTER SEQUENCE numbers INCREMENT 10", "sequence public.numbers"),
+        (
+            "ALTER SEQUENCE numbers AS int MAXVALUE 1000 CYCLE",
+            "sequence public.numbers",
+        ),
+        (
+            "ALTER TABLE t DROP CONSTRAINT few; ALTER TABLE t ADD CONSTRAINT few CHECK (n > 100) NOT VALID",
+            "constraint few on public.t",
+        ),
+        (
+            "DROP POLICY p ON t; CREATE POLICY p ON t USING (false)",
+            "policy p on public.t",
+        ),
+        (
+            "CREATE RULE r AS ON INSERT TO kin_of DO INSTEAD NOTHING",
+            "rule r on public.kin_of",
+        ),
+        ("ALTER TABLE kin_of DISABLE RULE r", "rule r on public.kin_of"),
+        ("ALTER DOMAIN word SET DEFAULT 'b'", "domain public.word"),
+        (
+            "ALTER DOMAIN word ADD CONSTRAINT short CHECK (length(VALUE) < 3)",
+            "constraint short on public.word",
+        ),
+        (
+            "CREATE OR REPLACE VIEW seen AS SELECT id, v FROM t WHERE id > 0",
+            "view public.seen",
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION half(a int) RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT half.a / 2; END",
+            "function public.half(a integer)",
+        ),
+        (
+            "ALTER FUNCTION half(int) SECURITY DEFINER",
+            "function public.half(a integer)",
+        ),
+        (
+            "CREATE TYPE span AS RANGE (subtype = int)",
+            "function public.span(integer, integer)",
+        ),
+        ("CREATE STATISTICS st ON v, n FROM t", "statistics public.st"),
+        ("CREATE CAST (pair AS text) WITH INOUT", "cast (public.pair AS text)"),
+        ("ALTER TABLE t REPLICA IDENTITY FULL", "REPLICA IDENTITY FULL"),
+    ] {
+        blue.batch_execute(ddl).await.unwrap();
+        let alone = replicator.arm(Color::Green, WITHIN).await;
+        let there = format!("BEGIN READ WRITE; {ddl}; COMMIT");
+        green.batch_execute(&there).await.unwrap();
+        let both = replicator.arm(Color::Green, WITHIN).await;
+        let said = alone
+            .as_ref()
+            .is_err_and(|e| e.kind() == Kind::Diverged && e.message().contains(named));
+        if !said || both.is_err() {
+            wrong.push(format!("{ddl}: at the writer alone {alone:?}, at both {both:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // What was attached on the way is whole at the new writer.
+    common::cut_over(&replicator, Color::Green).await;
+    let client = pair.client(Color::Green).await;
+    client.batch_execute("INSERT INTO pa VALUES (3, 2)").await.unwrap();
+    let rows: i64 = client.query_one("SELECT count(*) FROM pa", &[]).await.unwrap().get(0);
+    assert_eq!(rows, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_ours_or_only_printed_otherwise_is_no_drift() {
+    for (blue, green) in [(14, 15), (14, 18), (15, 15), (15, 16), (15, 17), (16, 18), (17, 18)] {
+        let Some(pair) = Pair::of_majors(blue, green).await else {
+            return;
+        };
+        let zoo = include_str!("zoo.sql").replace("130000", "130");
+        let client = pair.client(Color::Blue).await;
+        client.batch_execute(&zoo).await.unwrap();
+        client.batch_execute(DEFINED).await.unwrap();
+        let replicator = pair.replicator();
+        replicator.start(Direction::BlueToGreen).await.unwrap();
+        streaming(&replicator, Direction::BlueToGreen).await;
+        // At the writer, where the check looks for what the follower lacks.
+        let ours = "CREATE FUNCTION bluegreen.of_ours() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+            CREATE TRIGGER bluegreen_other_shut AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION bluegreen.of_ours()";
+        client.batch_execute(ours).await.unwrap();
+        // A view that is changed alike, in whatever words a version prints it.
+        let view = "CREATE OR REPLACE VIEW seen AS SELECT id, v FROM t WHERE id > 7";
+        for color in [Color::Blue, Color::Green] {
+            let sql = format!("BEGIN READ WRITE; {view}; COMMIT");
+            pair.client(color).await.batch_execute(&sql).await.unwrap();
+        }
+        let other = pair.replicator();
+        streaming(&other, Direction::BlueToGreen).await;
+        common::cut_over(&other, Color::Green).await;
+        other.start(Direction::GreenToBlue).await.unwrap();
+        streaming(&other, Direction::GreenToBlue).await;
+        // In the words of the beginning it may differ, and in others it is drift.
+        let ddl =
+            "ALTER TABLE t DROP CONSTRAINT few; ALTER TABLE t ADD CONSTRAINT few CHECK (n < 5 AND (n > 1 AND n <> 4))";
+        pair.client(Color::Green).await.batch_execute(ddl).await.unwrap();
+        let e = pair.replicator().arm(Color::Blue, WITHIN).await.unwrap_err();
+        assert!(
+            e.message().contains("constraint few on public.t"),
+            "{blue} to {green}: {e}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_does_not_stop_the_status() {
+    let Some((pair, replicator)) = Pair::mirrored(DEFINED).await else {
+        return;
+    };
+    let client = pair.client(Color::Blue).await;
+    let view = "CREATE OR REPLACE VIEW seen AS SELECT id, v FROM t";
+    client.batch_execute(view).await.unwrap();
+    client
+        .batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let other = pair.replicator();
+    let answers = tokio::time::timeout(Duration::from_secs(60), streaming(&other, Direction::BlueToGreen));
+    answers.await.expect("the status waits for the lock");
+    client.batch_execute("COMMIT").await.unwrap();
+    assert!(failed(&replicator).await.contains("view public.seen"));
 }

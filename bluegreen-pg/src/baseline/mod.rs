@@ -23,7 +23,7 @@ use crate::marker::{self, Stage};
 use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
-use crate::{catalog, identity, made, mirror, shut, slot, writers};
+use crate::{catalog, drift, identity, made, mirror, shut, slot, writers};
 use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
@@ -169,6 +169,8 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     let tools = tools(context, &origin, &follower).await?;
     record::clear(&*follower, &settings.name).await?;
 
+    // Before the dump: what is changed between the two is looked at as drift, and not taken for as it always was.
+    let was = drift::before_the_dump(&origin).await?;
     report.stage("slot and snapshot");
     let snapshot = slot::create_with_snapshot(
         settings.server(from),
@@ -210,7 +212,7 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
         queue: Mutex::new(Queue::new(&loads)),
         kept: Mutex::default(),
     });
-    match fill(&copy, &loads, &rest, &origin, snapshot).await {
+    match fill(&copy, &loads, &rest, &was, &origin, snapshot).await {
         Ok(()) => Ok(()),
         Err(failure) => Err(copy.reason(failure).await),
     }
@@ -221,6 +223,7 @@ async fn fill(
     copy: &Arc<copy::Copy>,
     loads: &[plan::Load],
     rest: &rest::Rest,
+    was: &drift::Objects,
     origin: &Session,
     snapshot: slot::Snapshot,
 ) -> Result<(), Stop> {
@@ -258,6 +261,7 @@ async fn fill(
         .doing("create the subscription")?;
     copy.has(&transaction, &finish.steps()).await?;
     record::clear(&transaction, &settings.name).await?;
+    drift::record(&transaction, &settings.name, was).await?;
     mirror::subscribe(&transaction, version, &settings.name, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;
     transaction.commit().await.doing("create the subscription")?;

@@ -1,0 +1,133 @@
+//! Drift: what the writer's database has and the follower's lacks or has otherwise, because somebody changed the schema on the
+//! way. DDL does not travel; a mirror over two different schemas stops, or goes on and loses what it does not know.
+
+mod compare;
+mod lines;
+
+use crate::catalog;
+use crate::connect::Session;
+use crate::error::{Doing, fault};
+use bluegreen_core::{Kind, Result};
+use lines::objects;
+use std::collections::BTreeMap;
+use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
+
+/// Objects and their definitions.
+pub(crate) type Objects = BTreeMap<String, String>;
+
+/// Objects that were defined otherwise on both sides from the beginning, and how on each.
+type Known = BTreeMap<String, (String, String)>;
+
+/// The digests of two schemas that were found alike enough: the same ones need not be looked at again.
+pub(crate) type Alike = Option<(String, String)>;
+
+/// So many are named.
+const NAMED: usize = 5;
+
+const DOING: &str = "compare the schemas";
+
+/// Some definitions are not printed without a look at their tables: who has such a table locked is not waited for.
+const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL lock_timeout = '500ms'";
+
+/// How often a catalogue is read that changes meanwhile.
+const TRIES: u32 = 3;
+
+/// Refuses when the writer has what the follower lacks.
+pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str, alike: &mut Alike) -> Result<()> {
+    let both = tokio::try_join!(digest(writer), digest(follower))?;
+    if both.0 == both.1 || alike.as_ref() == Some(&both) {
+        return Ok(());
+    }
+    let (ours, theirs) = tokio::try_join!(read(writer, BEGIN), read(follower, BEGIN))?;
+    let (here, there) = tokio::try_join!(known(writer, migration), known(follower, migration))?;
+    let known = here.into_iter().chain(there).collect();
+    let versions = tokio::try_join!(catalog::version(writer), catalog::version(follower))?;
+    let missing = compare::missing(&ours, &theirs, &known, versions.0 / 10_000 != versions.1 / 10_000);
+    if missing.is_empty() {
+        *alike = Some(both);
+        return Ok(());
+    }
+    let named: Vec<&str> = missing.iter().take(NAMED).map(String::as_str).collect();
+    let more = match missing.len() - named.len() {
+        0 => String::new(),
+        n => format!(", and {n} more"),
+    };
+    Err(fault(
+        Kind::Diverged,
+        DOING,
+        format!(
+            "the writer has what the follower lacks or has otherwise: {}{more}. DDL does not travel: run the same there (between \
+             BEGIN READ WRITE and COMMIT), or take it back at the writer; a new table cannot join this mirror: \
+             take it back, or abort and begin again",
+            named.join("; ")
+        ),
+    ))
+}
+
+/// Records what both sides define otherwise though nobody changed anything: `was` is what was dumped, and the follower has what
+/// the dump made.
+pub(crate) async fn record(follower: &impl GenericClient, migration: &str, was: &Objects) -> Result<()> {
+    let doing = "record how the schemas differ from the beginning";
+    let known = compare::otherwise(was, &objects(follower).await.doing(doing)?);
+    tracing::debug!(migration, objects = ?known.keys(), "printed otherwise by the follower");
+    let mut columns = (Vec::new(), Vec::new(), Vec::new());
+    for (object, (one, other)) in known {
+        columns.0.push(object);
+        columns.1.push(one);
+        columns.2.push(other);
+    }
+    let delete = "DELETE FROM bluegreen.otherwise WHERE migration = $1";
+    follower.execute(delete, &[&migration]).await.doing(doing)?;
+    let insert = "INSERT INTO bluegreen.otherwise (migration, object, one, other) SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[])";
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&migration, &columns.0, &columns.1, &columns.2];
+    follower.execute(insert, &params).await.doing(doing)?;
+    Ok(())
+}
+
+async fn known(session: &Session, migration: &str) -> Result<Known> {
+    let sql = "SELECT object, one, other FROM bluegreen.otherwise WHERE migration = $1";
+    let rows = match session.query(sql, &[&migration]).await {
+        // Our schema may be taken away meanwhile.
+        Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Known::new()),
+        rows => rows.doing(DOING)?,
+    };
+    Ok(rows.iter().map(|r| (r.get(0), (r.get(1), r.get(2)))).collect())
+}
+
+/// What is defined, to be compared with what a dump of it makes.
+pub(crate) async fn before_the_dump(origin: &Session) -> Result<Objects> {
+    read(origin, "BEGIN READ ONLY").await
+}
+
+async fn read(session: &Session, begin: &str) -> Result<Objects> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        session.batch_execute(begin).await.doing(DOING)?;
+        let read = objects(&**session).await;
+        session.batch_execute("ROLLBACK").await.doing(DOING)?;
+        if read.as_ref().err().is_none_or(|e| !passes(e, tries)) {
+            return read.doing(DOING);
+        }
+    }
+}
+
+async fn digest(session: &Session) -> Result<String> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        session.batch_execute(BEGIN).await.doing(DOING)?;
+        let rows = session.query_prepared(lines::digest(), &[]).await;
+        session.batch_execute("ROLLBACK").await.doing(DOING)?;
+        if rows.as_ref().err().is_none_or(|e| !passes(e, tries)) {
+            let rows = rows.doing(DOING)?;
+            return Ok(rows.first().map(|row| row.get(0)).unwrap_or_default());
+        }
+    }
+}
+
+/// Something was dropped between its line and its definition.
+fn passes(error: &tokio_postgres::Error, tries: u32) -> bool {
+    error.code() == Some(&SqlState::INTERNAL_ERROR) && tries < TRIES
+}
