@@ -40,26 +40,24 @@ impl Engine {
             return Kept::No(Error::new(Kind::Unexpected, "commit", "not a record"));
         };
         let (clock, seq) = (Arc::clone(&self.with.clock), self.state.next_seq);
-        let deadline = clock.now() + self.spec.pause_budget;
-        let error = match select(
-            std::pin::pin!(self.append_once(body.clone())),
-            clock.sleep_until(deadline),
-        )
-        .await
-        {
+        // One budget for both, for writes wait (`BUDGETS_OUT`): half of it to be told, the rest to find out.
+        let (told, deadline) = (
+            clock.now() + self.spec.pause_budget / 2,
+            clock.now() + self.spec.pause_budget,
+        );
+        let error = match select(std::pin::pin!(self.append_once(body.clone())), clock.sleep_until(told)).await {
             Either::Left((Ok(()), _)) => return Kept::Yes,
             Either::Left((Err(error), _)) => error,
             Either::Right(_) => Error::new(
                 Kind::Corrupt,
                 "commit",
-                "the journal did not answer within the pause budget",
+                "the journal did not answer within half of the pause budget",
             ),
         };
         if !matches!(error.kind(), Kind::Corrupt | Kind::Conflict) {
             return Kept::No(error);
         }
         self.loaded = false;
-        let deadline = clock.now() + self.spec.pause_budget;
         let mut pause = Duration::from_millis(5);
         loop {
             // A record that is on its way is kept out for good by what takes its place.

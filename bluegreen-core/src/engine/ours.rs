@@ -4,7 +4,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::journal::Journal;
 use crate::model::{Color, Direction, Position};
-use crate::phase::{Collaborators, Hook};
+use crate::phase::{BUDGETS_OUT, Collaborators, Hook};
 use crate::provider::{
     Applied, AuthorityAnswer, ChangePlan, ChangeStatus, Comparison, DnsCapabilities, DnsProvider, Finding, Forecast,
     GateState, Intent, MirrorStatus, Receipt, Record, Replicator, Snapshot, WriteGate,
@@ -57,11 +57,13 @@ impl<T: ?Sized> Ours<T> {
     }
 
     async fn confirm(&self, effect: &str) -> Result<()> {
-        self.journal.confirm().await.map_err(|e| {
-            let message = format!("not begun, for it cannot be said that this runner still may: {e}");
-            Error::new(e.kind(), effect, message).because(e)
-        })
+        self.journal.confirm().await.map_err(|e| not_begun(effect, e))
     }
+}
+
+fn not_begun(effect: &str, why: Error) -> Error {
+    let message = format!("not begun, for it cannot be said that this runner still may: {why}");
+    Error::new(why.kind(), effect, message).because(why)
 }
 
 #[async_trait]
@@ -130,7 +132,14 @@ impl Replicator for Ours<dyn Replicator> {
     }
     async fn arm(&self, to: Color, budget: Duration) -> Result<Forecast> {
         self.confirm("arm the cut-over").await?;
-        self.inner.arm(to, budget).await
+        let forecast = self.inner.arm(to, budget).await?;
+        if forecast.against(budget).is_none() {
+            // The pause comes next: the last moment at which not to know costs nobody anything.
+            let lasting = budget.saturating_mul(BUDGETS_OUT);
+            let answer = self.journal.assure(lasting).await;
+            answer.map_err(|e| not_begun("begin a pause", e))?;
+        }
+        Ok(forecast)
     }
     async fn fence(&self, color: Color, within: Duration) -> Result<Position> {
         self.confirm("fence").await?;

@@ -5,6 +5,7 @@ use crate::error::Result;
 use async_trait::async_trait;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An operator's request that came from outside the running process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,16 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Makes sure that the migration stays this runner's for so long, though the journal be out of reach from now on:
+    /// [`confirm`](Self::confirm) then says so from memory. Asked while writes still flow, right before they are held: never
+    /// answered from memory, for a pause that begins must have a way out.
+    ///
+    /// # Errors
+    /// As [`confirm`](Self::confirm); no pause begins then.
+    async fn assure(&self, _lasting: Duration) -> Result<()> {
+        self.confirm().await
+    }
+
     /// What operators have asked for from other processes: all of it, also what was heard before (the engine knows by the
     /// id). A journal without such a door answers none, and `None` for how often to look.
     ///
@@ -69,6 +80,9 @@ impl<T: Journal + ?Sized> Journal for Arc<T> {
     }
     async fn confirm(&self) -> Result<()> {
         (**self).confirm().await
+    }
+    async fn assure(&self, lasting: Duration) -> Result<()> {
+        (**self).assure(lasting).await
     }
     async fn requests(&self) -> Result<Vec<Request>> {
         (**self).requests().await

@@ -17,7 +17,7 @@ mod soak;
 mod step;
 mod traffic;
 
-pub(crate) use pause::abandon;
+pub(crate) use pause::{BUDGETS_OUT, abandon};
 pub(crate) use prepare::examine;
 pub(crate) use settle::{Unsettled, knows_who_writes, settle, unsettled};
 pub(crate) use step::{Collaborators, Context, Hook, Live, Progress, Step};

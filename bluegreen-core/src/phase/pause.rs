@@ -13,6 +13,11 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+/// How many budgets a pause and the way out of it may take, should the journal fall silent when it begins: the pause itself
+/// (`stop_and_prove`), its record (`Engine::commit`), giving the fence back and releasing the gate (`abandon`) have one each.
+/// For so long the journal is asked beforehand to stay ours, so that nothing on the way out needs its word.
+pub(crate) const BUDGETS_OUT: u32 = 4;
+
 /// The pause, up to the commit record. Whatever happens in it, writes go on.
 pub(super) async fn pause(cx: &Context<'_>, to: Color) -> Result<Progress> {
     let mut watch = Stopwatch::start(cx);

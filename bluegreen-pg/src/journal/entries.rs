@@ -1,6 +1,6 @@
 //! Appending and reading over a session that may break: an append whose answer was lost is settled before anything else.
 
-use super::lease::{Lease, now};
+use super::lease::Lease;
 use crate::connect::Session;
 use crate::error::{Doing, PgError, fault};
 use bluegreen_core::{Entry, Error, Kind, Result};
@@ -107,14 +107,15 @@ impl Link {
         if !ours {
             return Attempt::Decided(Err(lease.lost()));
         }
-        let (when, length) = (now(), lease.millis());
+        let asking = lease.asking();
+        let length = asking.millis();
         (*sent, open.unanswered) = (true, true);
         let params: [&(dyn ToSql + Sync); 6] = [&migration, &lease.holder, &open.token, &seq, &line, &length];
         let answer = tokio::time::timeout(ANSWER, open.session.execute(&open.append, &params)).await;
         match answer {
             Ok(Ok(1)) => {
                 open.unanswered = false;
-                lease.renewed(when);
+                lease.renewed(asking);
                 Attempt::Decided(Ok(()))
             }
             Ok(Ok(_)) => {

@@ -44,10 +44,52 @@ pub(super) struct Lease {
 
 #[derive(Debug)]
 enum Known {
-    /// Ours until then, on both clocks: one stands still while a machine sleeps, the other may be set back.
-    Until(Instant, SystemTime),
+    /// Ours.
+    Ours(Ours),
     /// Another runner's, or nobody's: never ours again.
     Lost,
+}
+
+/// Until when, on both clocks: one stands still while a machine sleeps, the other may be set back.
+#[derive(Debug)]
+struct Ours {
+    until: Instant,
+    wall: SystemTime,
+    /// For how long it was given last.
+    granted: Duration,
+    /// What was assured: no renewal may end before it.
+    at_least: Instant,
+}
+
+/// A question that renews the lease when it is answered with yes: for how long, counted from before it was asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking {
+    instant: Instant,
+    wall: SystemTime,
+    length: Duration,
+}
+
+impl Asking {
+    fn now(length: Duration) -> Self {
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+            length,
+        }
+    }
+
+    pub(super) fn millis(self) -> i64 {
+        i64::try_from(self.length.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn granted(self, at_least: Instant) -> Known {
+        Known::Ours(Ours {
+            until: self.instant + self.length,
+            wall: self.wall + self.length,
+            granted: self.length,
+            at_least,
+        })
+    }
 }
 
 impl Lease {
@@ -62,16 +104,16 @@ impl Lease {
         let process = Runner::this().to_text();
         let mut dead: Option<String> = None;
         loop {
-            let sent = now();
+            let asking = Asking::now(length);
             let row = session
-                .query_opt(TAKE, &[&place.migration, &holder, &process, &millis(length), &dead])
+                .query_opt(TAKE, &[&place.migration, &holder, &process, &asking.millis(), &dead])
                 .await
                 .doing(doing)?;
             if let Some(row) = row {
                 let lease = Self {
                     holder,
                     length,
-                    known: Mutex::new(Known::Until(sent.0 + length, sent.1 + length)),
+                    known: Mutex::new(asking.granted(asking.instant)),
                     session: tokio::sync::Mutex::default(),
                     place,
                 };
@@ -98,9 +140,15 @@ impl Lease {
         }
     }
 
-    /// How long it is given, and every renewal gives it again.
-    pub(super) fn millis(&self) -> i64 {
-        millis(self.length)
+    /// What a question that renews it asks for.
+    pub(super) fn asking(&self) -> Asking {
+        let mut asking = Asking::now(self.length);
+        if let Known::Ours(ours) = &*self.known() {
+            asking.length = asking
+                .length
+                .max(ours.at_least.saturating_duration_since(asking.instant));
+        }
+        asking
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -108,10 +156,10 @@ impl Lease {
     }
 
     /// What was sent then was answered with yes.
-    pub(super) fn renewed(&self, (instant, wall): (Instant, SystemTime)) {
+    pub(super) fn renewed(&self, asking: Asking) {
         let mut known = self.known();
-        if let Known::Until(..) = *known {
-            *known = Known::Until(instant + self.length, wall + self.length);
+        if let Known::Ours(ours) = &*known {
+            *known = asking.granted(ours.at_least);
         }
     }
 
@@ -134,15 +182,26 @@ impl Lease {
 
     /// Whether it is ours with something to spare, from what is known here.
     fn is_fresh(&self) -> bool {
-        match *self.known() {
-            Known::Until(instant, wall) => {
-                let (now, today) = now();
-                let spare = self.length / 5;
+        match &*self.known() {
+            Known::Ours(ours) => {
+                let (now, today, spare) = (Instant::now(), SystemTime::now(), self.spare());
                 // A wall clock that was set back far says nothing; asking is cheap.
-                now + spare < instant && today + spare < wall && today + self.length.saturating_mul(2) > wall
+                now + spare < ours.until
+                    && today + spare < ours.wall
+                    && today + ours.granted.saturating_mul(2) > ours.wall
             }
             Known::Lost => false,
         }
+    }
+
+    /// Left over when an effect begins, so that it has ended when another runner may begin its own.
+    fn spare(&self) -> Duration {
+        self.length / 5
+    }
+
+    /// How long an answer to a renewal is waited for.
+    fn answer(&self) -> Duration {
+        self.length / 4
     }
 
     /// Whether it is still ours: from memory while it is fresh, else by renewing it.
@@ -153,12 +212,22 @@ impl Lease {
         self.renew().await
     }
 
+    /// See `Journal::assure`. What the answer takes and what must be left over come on top, so that for as long as `lasting`
+    /// after it memory is enough.
+    pub(super) async fn assure(&self, lasting: Duration) -> Result<()> {
+        let until = Instant::now() + self.answer() + lasting + self.spare();
+        if let Known::Ours(ours) = &mut *self.known() {
+            ours.at_least = ours.at_least.max(until);
+        }
+        self.renew().await
+    }
+
     /// Renews it, over a session of its own: an append must not wait for it.
     pub(super) async fn renew(&self) -> Result<()> {
         if self.is_lost() {
             return Err(self.lost());
         }
-        let within = self.length / 4;
+        let within = self.answer();
         match tokio::time::timeout(within, self.renew_once()).await {
             Ok(answer) => answer,
             Err(_) => Err(PgError::Elapsed(within)).doing(format!("renew the lease of {}", self.place)),
@@ -171,9 +240,9 @@ impl Lease {
             Some(session) => session,
             None => self.place.connect().await?,
         };
-        let sent = now();
+        let asking = self.asking();
         let count = session
-            .execute(RENEW, &[&self.place.migration, &self.holder, &self.millis()])
+            .execute(RENEW, &[&self.place.migration, &self.holder, &asking.millis()])
             .await
             .doing(format!("renew the lease of {}", self.place))?;
         // Only what answered is kept for the next time.
@@ -181,19 +250,19 @@ impl Lease {
         if count == 0 {
             return Err(self.lost());
         }
-        self.renewed(sent);
+        self.renewed(asking);
         Ok(())
     }
 
     /// A new token, so that nothing sent under an earlier one can still arrive; none when the lease is not ours any more.
     pub(super) async fn raise(&self, session: &Session) -> Result<Option<i64>> {
-        let sent = now();
+        let asking = self.asking();
         let row = session
-            .query_opt(RAISE, &[&self.place.migration, &self.holder, &self.millis()])
+            .query_opt(RAISE, &[&self.place.migration, &self.holder, &asking.millis()])
             .await
             .doing("settle what was written before")?;
         Ok(row.map(|row| {
-            self.renewed(sent);
+            self.renewed(asking);
             row.get(0)
         }))
     }
@@ -226,12 +295,4 @@ impl Lease {
             }
         }
     }
-}
-
-pub(super) fn now() -> (Instant, SystemTime) {
-    (Instant::now(), SystemTime::now())
-}
-
-fn millis(length: Duration) -> i64 {
-    i64::try_from(length.as_millis()).unwrap_or(i64::MAX)
 }

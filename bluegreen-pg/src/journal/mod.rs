@@ -108,7 +108,8 @@ impl PgJournalBuilder {
     }
 
     /// How long a holder that is not heard of keeps it; 30 seconds when not said. Not shorter than three times the pause
-    /// budget: with a journal out of reach for longer than that, a fence could not be given back.
+    /// budget: who puts right what a dead runner left in a pause (the fence, where the gate points, its release) needs so long,
+    /// should the journal fall silent. For a pause of its own a runner asks for longer: [`Journal::assure`].
     #[must_use]
     pub fn lease(mut self, length: Duration) -> Self {
         self.lease = length.max(Duration::from_millis(200));
@@ -232,6 +233,10 @@ impl Journal for PgJournal {
 
     async fn confirm(&self) -> Result<()> {
         self.lease.confirm().await
+    }
+
+    async fn assure(&self, lasting: Duration) -> Result<()> {
+        self.lease.assure(lasting).await
     }
 
     async fn requests(&self) -> Result<Vec<Request>> {

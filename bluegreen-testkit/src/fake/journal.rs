@@ -1,8 +1,9 @@
 //! `MemoryJournal`: entries in memory, with the compare-and-append that every journal owes.
 
 use async_trait::async_trait;
-use bluegreen_core::{Entry, Error, Journal, Kind, Request, Result, Signal};
+use bluegreen_core::{Clock, Entry, Error, Journal, Kind, Request, Result, Signal, Timestamp};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A journal in memory. Clones are the same one, so it outlives the "process" that wrote it.
 ///
@@ -15,6 +16,38 @@ struct Inner {
     lines: Vec<String>,
     requests: Vec<Request>,
     taken: bool,
+    lease: Option<Lease>,
+}
+
+/// What a journal that can be taken over knows of itself while nobody can be asked.
+#[derive(Debug)]
+struct Lease {
+    clock: Arc<dyn Clock>,
+    length: Duration,
+    assured: Timestamp,
+    down_since: Option<Timestamp>,
+}
+
+impl Lease {
+    /// Ours from memory until then: it was renewed until it went down.
+    fn until(&self) -> Timestamp {
+        let renewed = self.down_since.unwrap_or_else(|| self.clock.now()) + self.length;
+        renewed.max(self.assured)
+    }
+}
+
+impl Inner {
+    fn is_down(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.down_since.is_some())
+    }
+
+    fn reach(&self) -> Result<()> {
+        if self.is_down() {
+            let message = "its server is out of reach";
+            return Err(Error::new(Kind::Unavailable, "reach the journal", message).provider("memory journal"));
+        }
+        Ok(())
+    }
 }
 
 impl MemoryJournal {
@@ -67,6 +100,23 @@ impl MemoryJournal {
         self.lock().taken = taken;
     }
 
+    /// A journal that can be out of reach: its lease, renewed until then, is known to be the runner's for so long after it.
+    pub fn lease(&self, clock: impl Clock, length: Duration) {
+        self.lock().lease = Some(Lease {
+            assured: clock.now(),
+            clock: Arc::new(clock),
+            length,
+            down_since: None,
+        });
+    }
+
+    /// Out of reach from now on, or within reach again. Nothing without a [`lease`](Self::lease).
+    pub fn set_down(&self, down: bool) {
+        if let Some(lease) = &mut self.lock().lease {
+            lease.down_since = down.then(|| lease.clock.now());
+        }
+    }
+
     /// Asks something of the runner, as an operator in another process would.
     pub fn request(&self, id: impl Into<String>, signal: Signal) {
         let id = id.into();
@@ -77,6 +127,7 @@ impl MemoryJournal {
 #[async_trait]
 impl Journal for MemoryJournal {
     async fn load(&self) -> Result<Vec<Entry>> {
+        self.lock().reach()?;
         self.entries()
     }
 
@@ -85,6 +136,7 @@ impl Journal for MemoryJournal {
         let line = serde_json::to_string(entry)
             .map_err(|e| Error::new(Kind::Corrupt, APPEND, e.to_string()).provider("memory journal"))?;
         let mut inner = self.lock();
+        inner.reach()?;
         if inner.taken {
             return Err(taken_over());
         }
@@ -101,14 +153,32 @@ impl Journal for MemoryJournal {
     }
 
     async fn confirm(&self) -> Result<()> {
-        if self.lock().taken {
+        let inner = self.lock();
+        if inner.taken {
             return Err(taken_over());
+        }
+        match &inner.lease {
+            Some(lease) if lease.clock.now() < lease.until() => Ok(()),
+            _ => inner.reach(),
+        }
+    }
+
+    async fn assure(&self, lasting: Duration) -> Result<()> {
+        let mut inner = self.lock();
+        inner.reach()?;
+        if inner.taken {
+            return Err(taken_over());
+        }
+        if let Some(lease) = &mut inner.lease {
+            lease.assured = lease.clock.now() + lasting;
         }
         Ok(())
     }
 
     async fn requests(&self) -> Result<Vec<Request>> {
-        Ok(self.lock().requests.clone())
+        let inner = self.lock();
+        inner.reach()?;
+        Ok(inner.requests.clone())
     }
 
     fn has_requests(&self) -> bool {

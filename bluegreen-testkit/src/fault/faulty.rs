@@ -213,8 +213,16 @@ impl<T: Journal> Journal for Faulty<T> {
         }
     }
     async fn confirm(&self) -> Result<()> {
-        // No operation of its own: it is asked before every other one.
-        self.inner.confirm().await
+        // The contract: for as long as it was assured, it is answered from memory.
+        if self.faults.is_assured() {
+            return self.inner.confirm().await;
+        }
+        self.faults.around("journal.confirm", self.inner.confirm()).await
+    }
+    async fn assure(&self, lasting: Duration) -> Result<()> {
+        self.faults.around("journal.assure", self.inner.assure(lasting)).await?;
+        self.faults.assured_for(lasting);
+        Ok(())
     }
     async fn requests(&self) -> Result<Vec<Request>> {
         self.faults.around("journal.requests", self.inner.requests()).await

@@ -7,7 +7,7 @@ mod faulty;
 
 pub use faulty::Faulty;
 
-use bluegreen_core::{Clock, Error, Kind, Result};
+use bluegreen_core::{Clock, Error, Kind, Result, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{HashMap, VecDeque};
@@ -83,6 +83,7 @@ struct Inner {
     watcher: Option<Watcher>,
     on_kill: Vec<Box<dyn FnOnce() + Send>>,
     releases: u64,
+    assured: Option<Timestamp>,
     dead: bool,
 }
 
@@ -154,6 +155,16 @@ impl Faults {
 
     fn count(&self) -> usize {
         self.lock().happened.len()
+    }
+
+    /// The journal has said that it stays this process's for so long.
+    fn assured_for(&self, lasting: Duration) {
+        self.lock().assured = Some(self.clock.now() + lasting);
+    }
+
+    fn is_assured(&self) -> bool {
+        let until = self.lock().assured;
+        until.is_some_and(|until| self.clock.now() < until)
     }
 
     /// The first fault of an operation after so many of all.

@@ -167,7 +167,7 @@ impl World {
         if faults
             .happened()
             .iter()
-            .any(|(_, call, fault)| *call == "replicator.unfence" && lasting(fault))
+            .any(|(_, call, fault)| ["replicator.unfence", "journal.confirm"].contains(call) && lasting(fault))
         {
             self.excused.store(true, Ordering::SeqCst);
         }
