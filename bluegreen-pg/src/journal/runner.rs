@@ -1,7 +1,5 @@
 //! Who holds a lease, said so that another process on the same machine can tell that it is dead and need not wait.
 
-use std::path::Path;
-
 /// A process, by what no later one on the same machine has again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Runner {
@@ -55,8 +53,8 @@ impl Runner {
         }
         match stat(self.pid) {
             Some((state, start)) => start != self.start || (matches!(state, 'Z' | 'X') && threads(self.pid) <= 1),
-            // Gone; but only where it can be seen at all.
-            None => Path::new("/proc/self/stat").exists() && !Path::new(&format!("/proc/{}", self.pid)).exists(),
+            // Not to be seen is not gone (hidepid): only the kernel knows.
+            None => is_gone(self.pid),
         }
     }
 }
@@ -73,6 +71,20 @@ fn stat(pid: u32) -> Option<(char, String)> {
     // The name may hold anything, a closing bracket too: what follows the last one is fields.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     Some((fields.first()?.chars().next()?, (*fields.get(19)?).to_owned()))
+}
+
+/// Whether the kernel knows no such process; one that it keeps from us is there.
+#[cfg(unix)]
+fn is_gone(pid: u32) -> bool {
+    use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+    // Nothing below 1 is a process.
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+    pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+}
+
+#[cfg(not(unix))]
+fn is_gone(_: u32) -> bool {
+    false
 }
 
 fn threads(pid: u32) -> usize {
@@ -113,6 +125,8 @@ mod tests {
             ..other
         };
         assert!(!elsewhere.is_dead() && !unknown.is_dead());
+        // What is not to be seen is not gone.
+        assert!(is_gone(other.pid) && !is_gone(1) && !is_gone(this.pid) && !is_gone(0) && !is_gone(u32::MAX));
         // Its pid was given to somebody else.
         let reused = Runner {
             start: "1".into(),
