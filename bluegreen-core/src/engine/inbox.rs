@@ -1,9 +1,9 @@
 //! What comes in from outside while the loop runs.
 
 use super::Engine;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::journal::{Body, Request, Signal, StepName};
-use futures::future::select;
+use futures::future::{Either, select};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -75,7 +75,36 @@ impl Engine {
     /// What was asked for from outside. A look that fails in a way that may pass is taken at the next turn: what was asked
     /// for is durable, and is there then too.
     pub(super) async fn requests(&self) -> Result<Vec<Request>> {
-        match self.journal.requests().await {
+        let before = self.inbox.signals().len();
+        let mut look = self.journal.requests();
+        let mut limit = self
+            .with
+            .clock
+            .sleep_until(self.with.clock.now() + self.spec.step_deadline);
+        let mut woken = false;
+        let answer = loop {
+            let notified = std::pin::pin!(self.inbox.woken.notified());
+            match select(&mut look, select(notified, &mut limit)).await {
+                Either::Left((answer, _)) => break answer,
+                Either::Right((Either::Left(_), _)) => woken = true,
+                Either::Right((Either::Right(_), _)) => {
+                    break Err(Error::new(
+                        Kind::Timeout,
+                        "look for requests",
+                        "the journal did not answer",
+                    ));
+                }
+            }
+            // A word of this process's own comes first: what is asked for from outside is there at the next turn too.
+            if self.inbox.stop.load(Ordering::SeqCst) || self.inbox.signals().len() > before {
+                break Ok(Vec::new());
+            }
+        };
+        if woken {
+            // Who waits next is to hear of it.
+            self.inbox.woken.notify_one();
+        }
+        match answer {
             Err(e) if e.is_transient() => {
                 tracing::warn!(migration = %self.spec.name, "could not look for requests: {e}");
                 Ok(Vec::new())
