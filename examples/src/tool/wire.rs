@@ -248,20 +248,22 @@ impl JournalPlace {
     /// # Errors
     /// `Conflict` when another runner holds it; when it cannot be opened.
     pub async fn open(&self, stand_by: bool) -> Result<Held> {
-        let mut told = false;
+        // Why it stands by, as it was told last.
+        let mut told = None;
         loop {
             let opened = match self {
                 Self::File(path) => FileJournal::open(path).map(|journal| Held::File(Arc::new(journal))),
                 Self::Postgres { url, migration, lease } => {
                     // The first try is for the word to who waits.
-                    let wait = Duration::from_secs(if told { 3600 } else { 0 });
+                    let wait = Duration::from_secs(if told.is_some() { 3600 } else { 0 });
                     let journal = Self::builder(url, migration).lease(*lease).wait(wait).open().await;
                     journal.map(|journal| Held::Postgres(Arc::new(journal)))
                 }
             };
             match opened {
-                Err(e) if stand_by && e.kind() == Kind::Conflict => {
-                    if !std::mem::replace(&mut told, true) {
+                // A journal out of reach for a while is what a stand-by is there to outlast.
+                Err(e) if stand_by && (e.kind() == Kind::Conflict || e.is_transient()) => {
+                    if told.replace(e.kind()) != Some(e.kind()) {
                         complain(format!("standing by: {}", e.message()));
                     }
                     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -50,7 +50,7 @@ pub(super) fn place(migration: &mut Spanned<raw::Migration>, reader: &Reader<'_>
         return Ok(JournalPlace::File(reader.folder.join(text)));
     }
     Conninfo::parse(text).map_err(|e| Fault::at(given.span(), format!("journal: {}; {EXPECTED}", e.message())))?;
-    // Longer than a pause and all that is tried on the way out of it.
+    // What putting right takes that a dead runner left in a pause; for a pause of its own a runner asks for more.
     let budget = migration
         .pause_budget
         .as_ref()
