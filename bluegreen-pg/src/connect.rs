@@ -126,8 +126,13 @@ impl Server {
 /// A session to a database that is called `whose` in messages; `settings` are sent beside those of every session.
 pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, settings: &str) -> Result<Session> {
     let operation = || format!("connect to {whose} ({conninfo})");
-    let session = open(conninfo, whose, config(conninfo, whose, application, settings)?).await?;
-    session.batch_execute(NO_OTHER_TIMEOUTS).await.doing(operation())?;
+    let config = config(conninfo, whose, application, settings)?;
+    let within = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    let session = open(conninfo, whose, config).await?;
+    match tokio::time::timeout(within, session.batch_execute(NO_OTHER_TIMEOUTS)).await {
+        Ok(set) => set.doing(operation())?,
+        Err(_) => return Err(PgError::Elapsed(within)).doing(operation()),
+    }
     Ok(session)
 }
 

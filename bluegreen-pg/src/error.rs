@@ -66,6 +66,13 @@ impl PgError {
             Self::Elapsed(_) => Kind::Timeout,
         }
     }
+
+    /// Core's error, with what was being done.
+    pub(crate) fn while_doing(self, operation: impl Into<String>) -> Error {
+        Error::new(self.kind(), operation, self.to_string())
+            .provider(PROVIDER)
+            .because(self)
+    }
 }
 
 /// Says what was being done when it failed.
@@ -76,12 +83,7 @@ pub(crate) trait Doing<T> {
 
 impl<T, E: Into<PgError>> Doing<T> for Result<T, E> {
     fn doing(self, operation: impl Into<String>) -> bluegreen_core::Result<T> {
-        self.map_err(|e| {
-            let e = e.into();
-            Error::new(e.kind(), operation, e.to_string())
-                .provider(PROVIDER)
-                .because(e)
-        })
+        self.map_err(|e| e.into().while_doing(operation))
     }
 }
 

@@ -168,6 +168,8 @@ async fn nothing_is_begun_once_another_has_taken_it_over() {
     assert_eq!(journal.confirm().await.unwrap_err().kind(), Kind::Conflict);
     assert_eq!(journal.append(&entry(0)).await.unwrap_err().kind(), Kind::Conflict);
     assert_eq!(journal.load().await.unwrap_err().kind(), Kind::Conflict);
+    // Who only waits hears of it too.
+    assert_eq!(journal.requests().await.unwrap_err().kind(), Kind::Conflict);
     // A journal out of reach is no yes either, once what was known has run out.
     let Harness(mut cluster) = h;
     cluster

@@ -1,8 +1,9 @@
 //! Appending and reading over a session that may break: an append whose answer was lost is settled before anything else.
 
+use super::answer::{ANSWER, Answered, Doing, timely};
 use super::lease::Lease;
 use crate::connect::Session;
-use crate::error::{Doing, PgError, fault};
+use crate::error::{PgError, fault};
 use bluegreen_core::{Entry, Error, Kind, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,21 +12,22 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
 
 /// The lease's row first: it is locked until the entry is durable, so that a new token waits for what is on its way.
-const APPEND: &str = "WITH mine AS (UPDATE bluegreen_journal.lease \
-     SET expires_at = clock_timestamp() + $6::bigint * interval '1 millisecond' \
-     WHERE migration = $1 AND holder = $2 AND token = $3 RETURNING migration) \
+/// Durable whatever session a pooler gives us: what was set for the whole of one says nothing of the next.
+const APPEND: &str = "WITH durable AS MATERIALIZED (SELECT count(set_config('synchronous_commit', 'on', true)) AS set \
+     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')), \
+     mine AS (UPDATE bluegreen_journal.lease \
+     SET expires_at = clock_timestamp() + $6::bigint * interval '1 millisecond' FROM durable \
+     WHERE migration = $1 AND holder = $2 AND token = $3 AND durable.set >= 0 RETURNING migration) \
      INSERT INTO bluegreen_journal.entry (migration, seq, line, holder) SELECT migration, $4::bigint, $5, $2 FROM mine \
      WHERE $4 = (SELECT coalesce(max(e.seq) + 1, 0) FROM bluegreen_journal.entry e WHERE e.migration = $1)";
 
-const WHY_NOT: &str = "SELECT EXISTS (SELECT FROM bluegreen_journal.lease WHERE migration = $1 AND holder = $2 AND token = $3), \
+const WHY_NOT: &str = "SELECT EXISTS (SELECT FROM bluegreen_journal.lease WHERE migration = $1 AND holder = $2), \
+     EXISTS (SELECT FROM bluegreen_journal.lease WHERE migration = $1 AND holder = $2 AND token = $3), \
      (SELECT coalesce(max(seq) + 1, 0) FROM bluegreen_journal.entry WHERE migration = $1)";
 
 const IS_OURS: &str = "SELECT holder = $3 AND line = $4 FROM bluegreen_journal.entry WHERE migration = $1 AND seq = $2";
 
 pub(super) const LOAD: &str = "SELECT line FROM bluegreen_journal.entry WHERE migration = $1 ORDER BY seq";
-
-/// When an answer is no longer waited for and another session asks what became of it.
-const ANSWER: Duration = Duration::from_secs(5);
 
 const WRITING: &str = "write the journal";
 
@@ -123,7 +125,13 @@ impl Link {
                 let asked: [&(dyn ToSql + Sync); 3] = [&migration, &lease.holder, &open.token];
                 match timely(open.session.query_one(WHY_NOT, &asked), WRITING).await {
                     Ok(row) if !row.get::<_, bool>(0) => Attempt::Decided(Err(lease.lost())),
-                    Ok(row) => Attempt::Decided(Err(not_next(seq, row.get(1)))),
+                    Ok(row) if !row.get::<_, bool>(1) => {
+                        // A token that we raised over an earlier session has come late: ours, but not this session's.
+                        (*sent, open.unanswered) = (false, true);
+                        let message = "an earlier question of this runner came late: the session is taken anew";
+                        Attempt::Broken(fault(Kind::Unavailable, WRITING, message))
+                    }
+                    Ok(row) => Attempt::Decided(Err(not_next(seq, row.get(2)))),
                     Err(e) => Attempt::Decided(Err(e)),
                 }
             }
@@ -136,17 +144,17 @@ impl Link {
                 let undone = e
                     .as_db_error()
                     .is_some_and(|db| db.parsed_severity() == Some(Severity::Error));
-                open.unanswered = !undone;
-                let error = Err::<(), _>(e).doing(WRITING);
-                match error {
-                    Err(error) if !undone => Attempt::Broken(error),
-                    decided => Attempt::Decided(decided),
+                let elsewhere = e.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+                // After a failover the server that takes writes may be another one behind the same name.
+                open.unanswered = !undone || elsewhere;
+                let error = e.while_doing(WRITING);
+                if undone {
+                    Attempt::Decided(Err(error))
+                } else {
+                    Attempt::Broken(error)
                 }
             }
-            Err(_) => match Err::<(), _>(PgError::Elapsed(ANSWER)).doing(WRITING) {
-                Err(error) => Attempt::Broken(error),
-                Ok(()) => Attempt::Decided(Ok(())),
-            },
+            Err(_) => Attempt::Broken(PgError::Elapsed(ANSWER).while_doing(WRITING)),
         }
     }
 
@@ -199,34 +207,6 @@ pub(super) async fn read(session: &Session, migration: &str) -> Result<Vec<Entry
     let rows = session.query(LOAD, &[&migration]).await.doing("read the journal")?;
     let lines: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
     Entry::from_lines(lines).map_err(|e| fault(e.kind(), e.operation(), e.message()))
-}
-
-/// A call that must be answered in time.
-async fn timely<T, E>(call: impl Future<Output = Result<T, E>>, doing: &str) -> Result<T>
-where
-    Result<T, E>: IntoCore<T>,
-{
-    match tokio::time::timeout(ANSWER, call).await {
-        Ok(answer) => answer.into_core(doing),
-        Err(_) => Err(PgError::Elapsed(ANSWER)).doing(doing),
-    }
-}
-
-/// A server's error or one that is ours already.
-trait IntoCore<T> {
-    fn into_core(self, doing: &str) -> Result<T>;
-}
-
-impl<T> IntoCore<T> for Result<T, Error> {
-    fn into_core(self, _: &str) -> Result<T> {
-        self
-    }
-}
-
-impl<T> IntoCore<T> for Result<T, tokio_postgres::Error> {
-    fn into_core(self, doing: &str) -> Result<T> {
-        self.doing(doing)
-    }
 }
 
 fn not_next(seq: i64, next: i64) -> Error {

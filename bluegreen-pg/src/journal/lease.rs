@@ -4,10 +4,11 @@
 //! server does. A takeover raises the token in the same row that every append checks: whoever was deposed while it slept
 //! can append nothing, whatever it believes.
 
+use super::answer::{Doing, timely};
 use super::place::Place;
 use super::runner::Runner;
 use crate::connect::Session;
-use crate::error::{Doing, PgError, fault};
+use crate::error::{PgError, fault};
 use bluegreen_core::{Error, Kind, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +17,7 @@ const TAKE: &str = "INSERT INTO bluegreen_journal.lease AS l (migration, token, 
      VALUES ($1, 1, $2, $3, clock_timestamp() + $4::bigint * interval '1 millisecond') \
      ON CONFLICT (migration) DO UPDATE SET token = l.token + 1, holder = excluded.holder, process = excluded.process, \
      taken_at = clock_timestamp(), expires_at = excluded.expires_at \
-     WHERE l.holder IS NULL OR l.expires_at < clock_timestamp() OR l.holder = $5 RETURNING token";
+     WHERE l.holder IS NULL OR l.expires_at < clock_timestamp() OR l.holder IN ($2, $5) RETURNING token";
 
 const LOOK: &str = "SELECT holder, process, to_char(taken_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') \
      FROM bluegreen_journal.lease WHERE migration = $1 AND holder IS NOT NULL";
@@ -30,6 +31,8 @@ const RAISE: &str = "UPDATE bluegreen_journal.lease SET token = token + 1, \
 
 const RELEASE: &str = "UPDATE bluegreen_journal.lease SET holder = NULL, expires_at = clock_timestamp() \
      WHERE migration = $1 AND holder = $2";
+
+pub(super) const TAKING: &str = "take the migration's lease";
 
 /// What both the appends and the renewals know.
 #[derive(Debug)]
@@ -93,14 +96,15 @@ impl Asking {
 }
 
 impl Lease {
+    /// Somebody who can hold it. Made once for several tries: the answer to one that took it may be lost.
+    pub(super) async fn holder(session: &Session) -> Result<String> {
+        let row = session.query_one("SELECT gen_random_uuid()::text", &[]).await;
+        Ok(row.doing(TAKING)?.get(0))
+    }
+
     /// Takes it, if it is free, run out, or held by a process that is certainly dead; the token.
-    pub(super) async fn take(place: Place, length: Duration, session: &Session) -> Result<(Self, i64)> {
-        let doing = "take the migration's lease";
-        let holder: String = session
-            .query_one("SELECT gen_random_uuid()::text", &[])
-            .await
-            .doing(doing)?
-            .get(0);
+    pub(super) async fn take(place: Place, length: Duration, session: &Session, holder: String) -> Result<(Self, i64)> {
+        let doing = TAKING;
         let process = Runner::this().to_text();
         let mut dead: Option<String> = None;
         loop {
@@ -230,7 +234,7 @@ impl Lease {
         let within = self.answer();
         match tokio::time::timeout(within, self.renew_once()).await {
             Ok(answer) => answer,
-            Err(_) => Err(PgError::Elapsed(within)).doing(format!("renew the lease of {}", self.place)),
+            Err(_) => Err(PgError::Elapsed(within).while_doing(format!("renew the lease of {}", self.place))),
         }
     }
 
@@ -272,11 +276,9 @@ impl Lease {
         if self.is_lost() {
             return Ok(());
         }
-        let session = self.place.connect().await?;
-        session
-            .execute(RELEASE, &[&self.place.migration, &self.holder])
-            .await
-            .doing("give the lease back")?;
+        let doing = "give the lease back";
+        let session = timely(self.place.connect(), doing).await?;
+        timely(session.execute(RELEASE, &[&self.place.migration, &self.holder]), doing).await?;
         *self.known() = Known::Lost;
         Ok(())
     }
@@ -287,7 +289,7 @@ impl Lease {
             tokio::time::sleep(self.length / 5).await;
             match self.renew().await {
                 Ok(()) => {}
-                Err(e) if e.kind() == Kind::Conflict => {
+                Err(e) if self.is_lost() => {
                     tracing::warn!("{e}");
                     return;
                 }

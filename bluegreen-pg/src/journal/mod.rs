@@ -1,5 +1,6 @@
 //! `PgJournal`: entries as rows of a table, appended by whoever holds the migration's lease.
 
+mod answer;
 mod entries;
 mod lease;
 mod place;
@@ -9,12 +10,13 @@ mod schema;
 
 use crate::connect::Session;
 use crate::conninfo::Conninfo;
-use crate::error::{Doing, fault};
+use crate::error::fault;
 use crate::tls::SslMode;
+use answer::{Doing, timely};
 use async_trait::async_trait;
 use bluegreen_core::{Entry, Journal, Kind, Request, Result, Signal};
 use entries::Link;
-use lease::Lease;
+use lease::{Lease, TAKING};
 use place::Place;
 use std::fmt;
 use std::sync::Arc;
@@ -53,6 +55,13 @@ pub struct PgJournalBuilder {
     lease: Duration,
     wait: Duration,
     patience: Duration,
+}
+
+/// What is kept from one try to open it to the next.
+#[derive(Default)]
+struct Opening {
+    session: Option<Session>,
+    holder: Option<String>,
 }
 
 #[derive(Clone)]
@@ -150,28 +159,71 @@ impl PgJournalBuilder {
     pub async fn open(self) -> Result<PgJournal> {
         let place = self.place()?;
         let until = Instant::now() + self.wait;
-        let session = place.connect().await?;
-        schema::make(&session).await?;
-        let (lease, token) = loop {
-            match Lease::take(place.clone(), self.lease, &session).await {
-                Err(e) if e.kind() == Kind::Conflict && Instant::now() < until => {
-                    let pause = (self.lease / 5).min(Duration::from_secs(1));
-                    tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
-                }
-                taken => break taken?,
+        let mut opening = Opening::default();
+        loop {
+            let error = match self.try_open(&place, &mut opening).await {
+                Err(e) if (e.kind() == Kind::Conflict || e.is_transient()) && Instant::now() < until => e,
+                decided => return decided,
+            };
+            if error.is_transient() {
+                tracing::warn!(journal = %place, "the journal could not be opened, tried again: {error}");
+            }
+            let pause = (self.lease / 5).min(Duration::from_secs(1));
+            tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    async fn try_open(&self, place: &Place, opening: &mut Opening) -> Result<PgJournal> {
+        let session = match opening.session.take().filter(|s| !s.is_closed()) {
+            Some(session) => session,
+            None => {
+                let session = place.connect().await?;
+                timely(schema::make(&session), "make the journal's schema").await?;
+                session
             }
         };
-        let lease = Arc::new(lease);
-        warn_if_unsafe(&session, &place).await?;
-        requests::forget(&session, &place).await?;
-        let link = Link::new(Arc::clone(&lease), self.patience, session, token).await?;
-        let keeper = tokio::spawn(Arc::clone(&lease).keep()).abort_handle();
-        Ok(PgJournal {
-            lease,
-            link: tokio::sync::Mutex::new(link),
-            looks: tokio::sync::Mutex::default(),
-            keeper,
-        })
+        let holder = match &opening.holder {
+            Some(holder) => holder.clone(),
+            None => {
+                let made = timely(Lease::holder(&session), TAKING).await?;
+                opening.holder.insert(made).clone()
+            }
+        };
+        let taken = timely(Lease::take(place.clone(), self.lease, &session, holder), TAKING).await;
+        let (lease, token) = match taken {
+            Ok((lease, token)) => (Arc::new(lease), token),
+            Err(e) => {
+                if e.kind() == Kind::Conflict {
+                    opening.session = Some(session);
+                }
+                return Err(e);
+            }
+        };
+        let link = timely(self.link(&lease, session, token), "open the journal").await;
+        match link {
+            Ok(link) => {
+                let keeper = tokio::spawn(Arc::clone(&lease).keep()).abort_handle();
+                Ok(PgJournal {
+                    lease,
+                    link: tokio::sync::Mutex::new(link),
+                    looks: tokio::sync::Mutex::default(),
+                    keeper,
+                })
+            }
+            Err(e) => {
+                // The next who opens it need not wait for what we do not use.
+                if let Err(e) = lease.release().await {
+                    tracing::warn!("the lease was not given back, it runs out by itself: {e}");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn link(&self, lease: &Arc<Lease>, session: Session, token: i64) -> Result<Link> {
+        warn_if_unsafe(&session, &lease.place).await?;
+        requests::forget(&session, &lease.place).await?;
+        Link::new(Arc::clone(lease), self.patience, session, token).await
     }
 
     /// Reads the entries without holding the journal, for a look from outside while a migration runs.
@@ -181,17 +233,14 @@ impl PgJournalBuilder {
     pub async fn read(self) -> Result<Vec<Entry>> {
         let place = self.place()?;
         let session = place.connect().await?;
-        let entries = if schema::is_there(&session).await? {
-            entries::read(&session, &place.migration).await?
+        let doing = "read the journal";
+        let entries = if timely(schema::is_there(&session), doing).await? {
+            timely(entries::read(&session, &place.migration), doing).await?
         } else {
             vec![]
         };
         if entries.is_empty() {
-            return Err(fault(
-                Kind::NotFound,
-                "read the journal",
-                format!("{place}: there is none"),
-            ));
+            return Err(fault(Kind::NotFound, doing, format!("{place}: there is none")));
         }
         Ok(entries)
     }
@@ -240,12 +289,15 @@ impl Journal for PgJournal {
     }
 
     async fn requests(&self) -> Result<Vec<Request>> {
+        if self.lease.is_lost() {
+            return Err(self.lease.lost());
+        }
         let mut slot = self.looks.lock().await;
         let session = match slot.take().filter(|s| !s.is_closed()) {
             Some(session) => session,
-            None => self.lease.place.connect().await?,
+            None => timely(self.lease.place.connect(), requests::LOOKING).await?,
         };
-        let requests = requests::read(&session, &self.lease.place).await?;
+        let requests = timely(requests::read(&session, &self.lease.place), requests::LOOKING).await?;
         // Only what answered is kept for the next look.
         *slot = Some(session);
         Ok(requests)

@@ -1,8 +1,8 @@
 //! Where a journal is: a database, and a migration's name in it.
 
+use super::answer::timely;
 use crate::connect::{Session, dial};
 use crate::conninfo::Conninfo;
-use crate::error::Doing;
 use crate::ident::application_name;
 use bluegreen_core::Result;
 use std::fmt;
@@ -27,10 +27,7 @@ impl Place {
             "",
         )
         .await?;
-        session
-            .query_opt(DURABLE, &[])
-            .await
-            .doing("have the journal's commits durable")?;
+        timely(session.query_opt(DURABLE, &[]), "have the journal's commits durable").await?;
         Ok(session)
     }
 }

@@ -1,9 +1,10 @@
 //! What operators ask for from other processes: rows beside the entries, read by whoever runs the migration.
 
+use super::answer::{Doing, timely};
 use super::place::Place;
 use super::schema;
 use crate::connect::Session;
-use crate::error::{Doing, fault};
+use crate::error::fault;
 use bluegreen_core::{Kind, Request, Result, Signal};
 
 const LEAVE: &str = "INSERT INTO bluegreen_journal.request (migration, signal) \
@@ -12,7 +13,7 @@ const LEAVE: &str = "INSERT INTO bluegreen_journal.request (migration, signal) \
 /// In the order of their making. An order whose transaction ends late is found at the next look all the same.
 const READ: &str = "SELECT ordinal, signal FROM bluegreen_journal.request WHERE migration = $1 ORDER BY ordinal";
 
-const LOOKING: &str = "look for requests";
+pub(super) const LOOKING: &str = "look for requests";
 
 pub(super) async fn leave(place: &Place, signal: Signal) -> Result<()> {
     let doing = "leave a request";
@@ -21,8 +22,8 @@ pub(super) async fn leave(place: &Place, signal: Signal) -> Result<()> {
         .ok()
         .and_then(|v| v.as_str().map(str::to_owned))
         .ok_or_else(|| fault(Kind::Unexpected, doing, "the signal has no word"))?;
-    let left = schema::is_there(&session).await?
-        && session.execute(LEAVE, &[&place.migration, &word]).await.doing(doing)? == 1;
+    let left = timely(schema::is_there(&session), doing).await?
+        && timely(session.execute(LEAVE, &[&place.migration, &word]), doing).await? == 1;
     if left {
         return Ok(());
     }

@@ -1,7 +1,8 @@
 //! The schema of a journal's database: made by whoever opens the first journal in it, and known by its version.
 
+use super::answer::Doing;
 use crate::connect::Session;
-use crate::error::{Doing, fault};
+use crate::error::fault;
 use bluegreen_core::{Kind, Result};
 
 /// What this version writes. A change of the tables raises it, and reads what was there before.
@@ -10,7 +11,10 @@ const VERSION: i32 = 1;
 const MAKE: &str = "
 BEGIN;
 SELECT pg_advisory_xact_lock(hashtextextended('bluegreen_journal', 0));
-CREATE SCHEMA IF NOT EXISTS bluegreen_journal;
+DO $$ BEGIN
+    -- IF NOT EXISTS asks for a right on the database even where there is one.
+    IF to_regnamespace('bluegreen_journal') IS NULL THEN CREATE SCHEMA bluegreen_journal; END IF;
+END $$;
 CREATE TABLE IF NOT EXISTS bluegreen_journal.format (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen_journal.entry (
