@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
-use bluegreen_core::{AtOnce, Entry, Environment, Journal, Kind, Migration, NoDatabase, NoDns, Request, Result, Spec};
+use bluegreen_core::{AtOnce, Entry, Environment, Journal, Kind, Migration, NoDatabase, Request, Result, Spec, Target};
 use bluegreen_testkit::VirtualClock;
-use bluegreen_testkit::fake::{FakeProbe, MemoryJournal};
+use bluegreen_testkit::fake::{FakeDns, FakeProbe, MemoryJournal, Served};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -48,18 +48,23 @@ async fn a_look_for_requests_that_hangs_is_ended_by_a_word() {
             looks: AtomicUsize::new(0),
             hangs: hangs.clone(),
         };
+        let target = |last| Target::address([192, 0, 2, last].into());
         let spec = Spec::new(
             "shop",
-            Environment::at("https://blue.example.com"),
-            Environment::at("https://green.example.com"),
-        );
+            Environment::at("https://blue.example.com").target(target(1)),
+            Environment::at("https://green.example.com").target(target(2)),
+        )
+        .record("example.com", "shop.example.com");
+        let clock = VirtualClock::new();
+        let dns = FakeDns::new(clock.clone()).with_authorities([Duration::ZERO]);
+        dns.put(spec.record.as_ref().unwrap(), Served::plain(&target(1), 60));
         let migration = Migration::builder("shop")
-            .dns(NoDns)
+            .dns(dns)
             .replicator(NoDatabase)
             .probe(FakeProbe::new())
             .policy(AtOnce::new())
             .journal(journal)
-            .clock(VirtualClock::manual())
+            .clock(clock)
             .spec(spec)
             .build()
             .unwrap();
