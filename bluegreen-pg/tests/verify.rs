@@ -3,13 +3,13 @@
 
 mod common;
 
-use bluegreen_core::{Color, Comparison, Difference, Differs, Direction, Kind, Replicator, Result};
+use bluegreen_core::{Color, Comparison, Differs, Direction, Kind, Progress, Replicator};
 use bluegreen_pg::PgReplicator;
-use common::{Pair, streaming};
+use common::comparing::{compare, differences, unlike};
+use common::{Pair, behind_the_mirror, streaming};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio_postgres::Client;
 
 /// Tables of each kind: walked by a number, by several columns, by text; sorted in each side's own way; with only a replica
 /// identity; with no key at all. And types that hash in ways of their own.
@@ -37,41 +37,11 @@ ANALYZE;
 
 const ROWS: u64 = 300_000 + 20_000 + 5_000 + 3_000 + 2_000 + 1_000;
 
-async fn compare(replicator: &PgReplicator) -> Result<Comparison> {
-    let until = Instant::now() + Duration::from_secs(300);
-    loop {
-        match replicator.compare().await? {
-            Comparison::Running { .. } => assert!(Instant::now() < until, "it never ends"),
-            answer => return Ok(answer),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 async fn alike(replicator: &PgReplicator, rows: u64) {
     match compare(replicator).await.unwrap() {
         Comparison::Same(compared) => assert_eq!((compared.rows, compared.tables), (rows, 8)),
         other => panic!("{other}"),
     }
-}
-
-async fn differences(replicator: &PgReplicator) -> Vec<Difference> {
-    match compare(replicator).await.unwrap() {
-        Comparison::Different {
-            differences, more: 0, ..
-        } => differences,
-        other => panic!("{other}"),
-    }
-}
-
-/// Changes green behind the mirror's back, and changes it back.
-async fn green(pair: &Pair) -> Client {
-    let client = pair.client(Color::Green).await;
-    client
-        .batch_execute("SET default_transaction_read_only = off; SET bluegreen.mend = on")
-        .await
-        .unwrap();
-    client
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,7 +50,7 @@ async fn a_flipped_byte_a_missing_row_and_an_extra_row_are_named() {
         return;
     };
     alike(&replicator, ROWS).await;
-    let green = green(&pair).await;
+    let green = behind_the_mirror(&pair).await;
     green
         .batch_execute(
             "UPDATE big SET raw = set_byte(raw, 3, get_byte(raw, 3) # 1) WHERE id = 123456;
@@ -164,26 +134,40 @@ async fn what_is_written_meanwhile_is_no_difference() {
     };
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writer = tokio::spawn(write(pair.url(Color::Blue), stop.clone(), written.clone(), 1_000.0));
-    for _ in 0..3 {
+    // Writes that came between two comparisons say nothing: as many as a few seconds have must come while one runs.
+    let (mut rounds, mut meanwhile) = (0, 0);
+    while rounds < 3 || meanwhile < 3_000 {
+        let before = written.load(Ordering::Relaxed);
         match compare(&replicator).await.unwrap() {
-            Comparison::Same(compared) => assert!(compared.rows > 300_000, "{compared:?}"),
-            other => panic!(
-                "a false alarm after {} writes: {other}",
-                written.load(Ordering::Relaxed)
-            ),
+            Comparison::Same(compared) => assert!(compared.rows > 200_000, "{compared:?}"),
+            other => panic!("a false alarm after {meanwhile} writes: {other}"),
         }
+        let during = written.load(Ordering::Relaxed) - before;
+        assert!(during > 0, "nothing was written while it compared");
+        (rounds, meanwhile) = (rounds + 1, meanwhile + during);
+        assert!(
+            !writer.is_finished() && rounds < 100,
+            "{meanwhile} writes in {rounds} comparisons"
+        );
     }
     // And what does differ is found among them. A row that is written to is mended by that: this one is not.
-    green(&pair)
+    behind_the_mirror(&pair)
         .await
         .batch_execute("UPDATE pairs SET j = '{}' WHERE \"N o\" = 19999")
         .await
         .unwrap();
     let found = differences(&replicator).await;
-    println!("{} writes meanwhile", written.load(Ordering::Relaxed));
     assert!(found.len() == 1 && found[0].row.ends_with("N o=19999"), "{found:#?}");
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
+}
+
+/// How far it says it is, in rows and bytes; none when it is over.
+async fn progress(replicator: &PgReplicator) -> Option<(Progress, Progress)> {
+    match replicator.compare().await.unwrap() {
+        Comparison::Running { rows, bytes, .. } => Some((rows, bytes)),
+        _ => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,29 +175,48 @@ async fn a_killed_comparison_goes_on_where_it_was() {
     let Some((pair, replicator)) = Pair::mirrored(ZOO).await else {
         return;
     };
-    let slow = pair.builder().compare_jobs(1).compare_share(0.05).build().unwrap();
-    let client = green(&pair).await;
+    let slow = pair.builder().compare_jobs(1).compare_share(0.1).build().unwrap();
+    let client = behind_the_mirror(&pair).await;
     let until = Instant::now() + Duration::from_secs(60);
+    let mut told = vec![];
     let upto = loop {
-        assert!(
-            matches!(slow.compare().await.unwrap(), Comparison::Running { .. }),
-            "too fast for this test"
-        );
+        told.push(progress(&slow).await.expect("too fast for this test"));
         let upto = "SELECT upto[1] FROM bluegreen.compared WHERE relation LIKE '%big%' AND NOT whole";
         let upto = client.query_opt(upto, &[]).await.ok().flatten();
-        if let Some(upto) = upto.and_then(|row| row.get::<_, Option<String>>(0)) {
-            break upto.parse::<i64>().unwrap();
+        let upto = upto.and_then(|row| row.get::<_, Option<String>>(0)?.parse().ok());
+        // More than one piece has: what is done again is told from what had been done.
+        if let Some(upto) = upto.filter(|upto: &i64| *upto > 90_000) {
+            break upto;
         }
         assert!(Instant::now() < until, "it remembers nothing");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
+    told.push(progress(&slow).await.expect("too fast for this test"));
+    // It only goes forward, never past its end, and by what was compared.
+    assert!(told.is_sorted_by_key(|(rows, _)| rows.done) && told.is_sorted_by_key(|(_, bytes)| bytes.done));
+    assert!(
+        told.iter().all(|(r, b)| r.done <= r.total && b.done <= b.total),
+        "{told:?}"
+    );
+    let (rows, bytes) = told.last().unwrap();
+    assert!(
+        rows.done >= u64::try_from(upto).unwrap() && rows.done < ROWS,
+        "{rows:?}, {upto}"
+    );
+    assert!(bytes.done > 0 && bytes.done < bytes.total, "{bytes:?}");
+    assert!(rows.total.abs_diff(ROWS) < ROWS / 10, "{rows:?}");
     drop(slow);
     // What was alike is not looked at again by the one that goes on; what comes after it is.
     let both = "UPDATE big SET word = 'early' WHERE id = 1; UPDATE big SET word = 'late' WHERE id = 299999";
     client.batch_execute(both).await.unwrap();
     assert!(upto > 1 && upto < 299_999);
-    let found = differences(&replicator).await;
-    assert_eq!(found.iter().map(|d| d.row.as_str()).collect::<Vec<_>>(), ["id=299999"]);
+    let mut rows = 0;
+    while rows == 0 {
+        // What the first had done counts from the beginning.
+        rows = progress(&replicator).await.expect("it began at once").0.done;
+    }
+    assert!(rows >= u64::try_from(upto).unwrap(), "{rows} of {upto}");
+    assert_eq!(unlike(&replicator).await, ["id=299999"]);
     // That one came to its end: the next begins anew.
     assert_eq!(differences(&replicator).await.len(), 2);
 }
@@ -224,10 +227,60 @@ async fn after_the_cut_over_it_goes_by_the_mirror_back() {
     let Some((pair, replicator)) = Pair::mirrored(ZOO).await else {
         return;
     };
+    // What was alike while blue wrote says nothing of what green did later.
+    let slow = pair.builder().compare_jobs(1).compare_share(0.05).build().unwrap();
+    let client = behind_the_mirror(&pair).await;
+    let known = "SELECT FROM bluegreen.compared WHERE relation LIKE '%big%' AND upto IS NOT NULL";
+    while !matches!(client.query(known, &[]).await, Ok(rows) if !rows.is_empty()) {
+        progress(&slow).await.expect("too fast for this test");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(slow);
+    let early = "UPDATE big SET word = 'early' WHERE id = 1";
+    client.batch_execute(early).await.unwrap();
     common::cut_over(&replicator, Color::Green).await;
     replicator.start(Direction::GreenToBlue).await.unwrap();
     streaming(&replicator, Direction::GreenToBlue).await;
     let client = pair.client(Color::Green).await;
-    client.batch_execute("INSERT INTO empty VALUES (1)").await.unwrap();
+    assert_eq!(unlike(&replicator).await, ["id=1"]);
+    client
+        .batch_execute("INSERT INTO empty VALUES (1); UPDATE big SET word = 'early' WHERE id = 1")
+        .await
+        .unwrap();
     alike(&replicator, ROWS + 1).await;
+}
+
+/// A table of an extension's that holds users' rows is copied and mirrored, and so it is compared; what the extension itself
+/// brings is each side's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_rows_in_an_extensions_table_are_compared() {
+    let Some(pair) = Pair::start().await else { return };
+    let extension = "CREATE EXTENSION pg_trgm; CREATE TABLE config (id int PRIMARY KEY, standard bool, v text);
+        CREATE TABLE counted (standard bool, v text); ALTER TABLE counted REPLICA IDENTITY FULL;
+        INSERT INTO config VALUES (1, true, 'theirs');
+        ALTER EXTENSION pg_trgm ADD TABLE config; ALTER EXTENSION pg_trgm ADD TABLE counted;
+        UPDATE pg_extension SET extconfig = ARRAY['config'::regclass::oid, 'counted'::regclass::oid],
+            extcondition = ARRAY['WHERE NOT standard', ''] WHERE extname = 'pg_trgm'";
+    for color in [Color::Blue, Color::Green] {
+        pair.client(color).await.batch_execute(extension).await.unwrap();
+    }
+    let blue = pair.client(Color::Blue).await;
+    let rows =
+        "INSERT INTO config VALUES (2, false, 'ours'), (3, false, 'ours'); INSERT INTO counted VALUES (true, 'one')";
+    blue.batch_execute(rows).await.unwrap();
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let green = behind_the_mirror(&pair).await;
+    let of_its_own = "UPDATE config SET v = 'newer' WHERE id = 1";
+    green.batch_execute(of_its_own).await.unwrap();
+    match compare(&replicator).await.unwrap() {
+        Comparison::Same(compared) => assert_eq!((compared.rows, compared.tables), (3, 2)),
+        other => panic!("{other}"),
+    }
+    let wrong = "UPDATE config SET v = 'other' WHERE id = 2; INSERT INTO counted VALUES (true, 'one')";
+    green.batch_execute(wrong).await.unwrap();
+    let mut found = unlike(&replicator).await;
+    found.sort();
+    assert_eq!(found, ["a row without a key", "id=2"]);
 }

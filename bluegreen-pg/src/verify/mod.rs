@@ -3,8 +3,10 @@
 //! Tables are cut into ranges of their key; each range is digested at both sides at the same time. A range that differs is
 //! looked at again after a marker has passed through the mirror, then its rows are compared by key, each until it is settled.
 //! Only the digests travel. What each file knows: `tables` what there is, `plan` the SQL, `sides` the sessions and the marker, `rows`
-//! what is real, `resume` how far an earlier process came, `run` the workers.
+//! and, without a key, `counted` what is real, `resume` how far an earlier process came, `pace` when to rest, `run` the workers.
 
+mod counted;
+mod pace;
 mod plan;
 mod resume;
 mod rows;
@@ -81,6 +83,10 @@ impl Shared {
     }
 
     fn progress(&self) -> Comparison {
+        self.progress_after(self.started.elapsed())
+    }
+
+    fn progress_after(&self, spent: Duration) -> Comparison {
         let of = |done: &AtomicU64, total: &AtomicU64| {
             let done = done.load(Ordering::Relaxed);
             // The total is an estimate: it is never below what is done.
@@ -91,7 +97,6 @@ impl Shared {
             of(&self.rows_done, &self.rows_total),
             of(&self.bytes_done, &self.bytes_total),
         );
-        let spent = self.started.elapsed();
         let left = (bytes.done > 0 && spent > Duration::from_secs(2))
             .then(|| spent.mul_f64((bytes.total - bytes.done) as f64 / bytes.done as f64));
         Comparison::Running { rows, bytes, left }
@@ -147,5 +152,38 @@ impl PgReplicator {
                 "a finished task has no answer",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tells_how_far_it_is_and_how_long_the_rest_takes() {
+        let table = plan::Table {
+            relation: crate::ident::Relation::new("public", "t"),
+            only: String::new(),
+            columns: vec![],
+            key: vec![],
+            ordered: false,
+            rows: 1_000,
+            bytes: 50_000,
+        };
+        let shared = Shared::new();
+        shared.begin(&[table.clone(), table.clone()]);
+        let told = |spent| match shared.progress_after(Duration::from_secs(spent)) {
+            Comparison::Running { rows, bytes, left } => ((rows.done, rows.total), (bytes.done, bytes.total), left),
+            other => panic!("{other}"),
+        };
+        assert_eq!(told(60), ((0, 2_000), (0, 100_000), None), "nothing to tell it by");
+        shared.add(&table, 500);
+        assert_eq!(told(1).2, None, "too early to tell");
+        let left = Some(Duration::from_secs(30));
+        assert_eq!(told(10), ((500, 2_000), (25_000, 100_000), left));
+        // The total was an estimate.
+        shared.add(&table, 2_500);
+        let all = (3_000, 3_000);
+        assert_eq!(told(10), (all, (150_000, 150_000), Some(Duration::ZERO)));
     }
 }

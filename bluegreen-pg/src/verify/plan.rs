@@ -57,6 +57,8 @@ impl Column {
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     pub(super) relation: Relation,
+    /// Of an extension's own table, which rows are the user's: what follows the table's name in `FROM`; empty for all.
+    pub(super) only: String,
     pub(super) columns: Vec<Column>,
     /// What names a row: the primary key, or the index of the replica identity; empty if there is neither.
     pub(super) key: Vec<Column>,
@@ -82,6 +84,14 @@ impl Table {
     pub(super) fn piece_rows(&self) -> u64 {
         let row = (self.bytes / self.rows.max(1)).max(32);
         (PIECE_BYTES / row).clamp(200, 50_000)
+    }
+
+    /// Where its rows come from. The condition may be more than one, so it stands in a query of its own.
+    fn source(&self) -> String {
+        match self.only.trim() {
+            "" => format!("ONLY {}", self.relation),
+            only => format!("(SELECT *, xmin FROM ONLY {} {only}) AS rows", self.relation),
+        }
     }
 
     /// The digest of a row: 64 bits, over every column, seeded by the key, so that two rows that exchange a value do not
@@ -133,12 +143,12 @@ impl Table {
     /// How many rows a range has, and the sum of their digests.
     pub(super) fn digest(&self, range: &Range) -> String {
         if self.columns.is_empty() {
-            return format!("SELECT count(*), '0' FROM ONLY {}", self.relation);
+            return format!("SELECT count(*), '0' FROM {}", self.source());
         }
         format!(
-            "SELECT count(*), coalesce(sum({}), 0)::text FROM ONLY {} WHERE {}",
+            "SELECT count(*), coalesce(sum({}), 0)::text FROM {} WHERE {}",
             self.row_digest(),
-            self.relation,
+            self.source(),
             self.condition(range)
         )
     }
@@ -146,10 +156,10 @@ impl Table {
     /// The same of every part of a table that is not walked.
     pub(super) fn digest_buckets(&self) -> String {
         format!(
-            "SELECT {}, count(*), sum({})::text FROM ONLY {} GROUP BY 1",
+            "SELECT {}, count(*), sum({})::text FROM {} GROUP BY 1",
             self.bucket(),
             self.row_digest(),
-            self.relation
+            self.source()
         )
     }
 
@@ -161,9 +171,9 @@ impl Table {
         };
         let names: Vec<String> = self.key.iter().map(|c| ident(&c.name)).collect();
         format!(
-            "SELECT ARRAY[{}] FROM ONLY {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1",
+            "SELECT ARRAY[{}] FROM {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1",
             self.key_texts(),
-            self.relation,
+            self.source(),
             self.condition(&range),
             names.join(", "),
             rows.saturating_sub(1)
@@ -178,10 +188,10 @@ impl Table {
     /// Every row of a range: its key and its digest.
     pub(super) fn rows_of(&self, range: &Range) -> String {
         format!(
-            "SELECT ARRAY[{}], {} FROM ONLY {} WHERE {}",
+            "SELECT ARRAY[{}], {} FROM {} WHERE {}",
             self.key_texts(),
             self.row_digest(),
-            self.relation,
+            self.source(),
             self.condition(range)
         )
     }
@@ -195,22 +205,33 @@ impl Table {
         };
         let list: Vec<String> = buckets.iter().map(ToString::to_string).collect();
         format!(
-            "SELECT ARRAY[{key}], {} FROM ONLY {} WHERE {} IN ({})",
+            "SELECT ARRAY[{key}], {} FROM {} WHERE {} IN ({})",
             self.row_digest(),
-            self.relation,
+            self.source(),
             self.bucket(),
             list.join(", ")
         )
     }
 
-    /// The rows of some keys: key and digest.
+    /// The rows of some keys: key, digest, and the transaction that wrote it there.
     pub(super) fn rows_of_keys(&self, keys: &[Bound]) -> String {
         format!(
-            "SELECT ARRAY[{}], {} FROM ONLY {} WHERE {}",
+            "SELECT ARRAY[{}], {}, xmin::text::bigint FROM {} WHERE {}",
             self.key_texts(),
             self.row_digest(),
-            self.relation,
+            self.source(),
             self.is_one_of(keys)
+        )
+    }
+
+    /// How often the rows of some digests (`$1`) are there, and how many of them had been written before a transaction
+    /// (`$2`). One that is frozen may have a number that counts for nothing: then it is not among the latter.
+    pub(super) fn counts_of_digests(&self) -> String {
+        format!(
+            "SELECT digest, count(*), count(*) FILTER (WHERE age(writer) > age($2::text::xid)) \
+             FROM (SELECT {} AS digest, xmin AS writer FROM {}) AS all_rows WHERE digest = ANY ($1::bigint[]) GROUP BY digest",
+            self.row_digest(),
+            self.source()
         )
     }
 
@@ -222,16 +243,16 @@ impl Table {
             .map(|c| format!("{}::text", ident(&c.name)))
             .collect();
         format!(
-            "SELECT ARRAY[{}] FROM ONLY {} WHERE {} LIMIT 1",
+            "SELECT ARRAY[{}] FROM {} WHERE {} LIMIT 1",
             texts.join(", "),
-            self.relation,
+            self.source(),
             self.is(key)
         )
     }
 
     /// How often a row without a key is there.
     pub(super) fn count_of(&self, key: &Bound) -> String {
-        format!("SELECT count(*) FROM ONLY {} WHERE {}", self.relation, self.is(key))
+        format!("SELECT count(*) FROM {} WHERE {}", self.source(), self.is(key))
     }
 
     /// Whether a row is the one of a key; one without a key is known by its digest.
@@ -285,6 +306,7 @@ mod tests {
     fn table(key: Vec<Column>) -> Table {
         Table {
             relation: Relation::new("S", "t"),
+            only: String::new(),
             columns: vec![column("id", "bigint", 20), column("it's", "numeric", 1700)],
             key,
             ordered: true,
@@ -338,6 +360,22 @@ mod tests {
         assert!(!german.ordered_like(&newer) && !unknown.ordered_like(&unknown) && !plain.ordered_like(&german));
         let price = column("p", "double precision", 701);
         assert!(!price.ordered_like(&price));
+    }
+
+    #[test]
+    fn of_an_extensions_table_only_the_users_rows_are_read() {
+        let t = Table {
+            only: "WHERE NOT a OR b".into(),
+            ..table(vec![column("id", "bigint", 20)])
+        };
+        let range = Range {
+            after: None,
+            to: Some(vec!["2".into()]),
+        };
+        assert!(t.digest(&range).ends_with(
+            "FROM (SELECT *, xmin FROM ONLY \"S\".\"t\" WHERE NOT a OR b) AS rows WHERE (\"id\") <= ('2'::bigint)"
+        ));
+        assert!(table(vec![]).digest_buckets().contains("FROM ONLY \"S\".\"t\" GROUP"));
     }
 
     #[test]

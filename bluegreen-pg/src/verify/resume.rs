@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 const DOING: &str = "remember how far the comparison is";
 
 const MAKE: &str = "CREATE TABLE IF NOT EXISTS bluegreen.compared (migration text NOT NULL, relation text NOT NULL, \
-     upto text[], rows bigint NOT NULL, whole boolean NOT NULL, at timestamptz NOT NULL DEFAULT now(), \
+     era text NOT NULL, upto text[], rows bigint NOT NULL, whole boolean NOT NULL, at timestamptz NOT NULL DEFAULT now(), \
      PRIMARY KEY (migration, relation))";
 
-/// What was alike longer ago is looked at again.
-const READ: &str =
-    "SELECT relation, upto, rows, whole FROM bluegreen.compared WHERE migration = $1 AND at > now() - interval '1 day'";
+/// What was alike longer ago is looked at again, and so is what was alike before somebody else began to write.
+const READ: &str = "SELECT relation, upto, rows, whole FROM bluegreen.compared \
+     WHERE migration = $1 AND era = $2 AND at > now() - interval '1 day'";
 
-const WRITE: &str = "INSERT INTO bluegreen.compared (migration, relation, upto, rows, whole) VALUES ($1, $2, $3, $4, $5) \
-     ON CONFLICT (migration, relation) DO UPDATE SET upto = excluded.upto, rows = excluded.rows, whole = excluded.whole, at = now()";
+const WRITE: &str = "INSERT INTO bluegreen.compared (migration, relation, era, upto, rows, whole) VALUES ($1, $2, $3, $4, $5, $6) \
+     ON CONFLICT (migration, relation) DO UPDATE SET era = excluded.era, upto = excluded.upto, rows = excluded.rows, whole = excluded.whole, at = now()";
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -46,15 +46,18 @@ struct Track {
 #[derive(Debug)]
 pub(super) struct Resume {
     migration: String,
+    /// Who writes, and since when.
+    era: String,
     session: Option<Session>,
     tracks: HashMap<String, Track>,
 }
 
 impl Resume {
-    pub(super) async fn open(settings: &Settings) -> Result<Self> {
+    pub(super) async fn open(settings: &Settings, era: String) -> Result<Self> {
         let session = settings.connect(Color::Green).await?;
         let mut resume = Self {
             migration: settings.name.clone(),
+            era,
             session: None,
             tracks: HashMap::new(),
         };
@@ -62,7 +65,11 @@ impl Resume {
             return Ok(resume);
         }
         session.batch_execute(MAKE).await.doing(DOING)?;
-        for row in session.query(READ, &[&resume.migration]).await.doing(DOING)? {
+        for row in session
+            .query(READ, &[&resume.migration, &resume.era])
+            .await
+            .doing(DOING)?
+        {
             let done = Done {
                 upto: row.get(1),
                 rows: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
@@ -103,7 +110,7 @@ impl Resume {
         let Done { upto, rows, whole } = &track.done;
         let rows = i64::try_from(*rows).unwrap_or(i64::MAX);
         session
-            .execute(WRITE, &[&self.migration, &relation, upto, &rows, whole])
+            .execute(WRITE, &[&self.migration, &relation, &self.era, upto, &rows, whole])
             .await
             .doing(DOING)?;
         Ok(())

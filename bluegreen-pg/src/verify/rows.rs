@@ -1,19 +1,30 @@
-//! From a range that differs to the rows that do, and to whether that is real: a row is different when the follower still
-//! has another one after it was told all that the writer had, and the writer's did not move meanwhile.
+//! From a range that differs to the rows that do, and to whether that is real. After a marker the follower has what the writer
+//! had at some moment between two looks at the writer: a row is different when it is not that, because the writer's stood
+//! still all the while, or because the follower's did.
 
 use super::plan::{Bound, Range, Table};
-use super::sides::{Settling, Sides};
+use super::sides::{Rows, Seen, Settling, Sides};
 use bluegreen_core::{Color, ColumnDifference, Difference, Differs, Result};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// After so many rows that differ it is said that they do, and no more is looked for.
+pub(super) const ENOUGH: usize = 1_000;
 
 /// How many rows are looked at one by one at a time.
-const AT_A_TIME: usize = 500;
+const AT_A_TIME: usize = 2_000;
 
 /// How often a row that moves all the while is looked at before it is said that this could not be settled.
 const LOOKS: u32 = 40;
 
-/// How often a row must be seen to differ at rest: once could be a change that went there and back between two looks.
+/// How often a row must be seen to differ: a commit is in the log a moment before its own server shows it.
 const SURE: u32 = 2;
+
+/// Where rows move at each of the first looks, so many rows are read in one look, as many times as that makes: of one that
+/// changes a thousand times a second hardly a state is missed.
+const BURST: (u32, usize) = (2, 4_096);
+
+/// So many times at most.
+const MOST: usize = 128;
 
 /// What rows came to.
 #[derive(Debug, Default)]
@@ -63,8 +74,20 @@ pub(super) async fn confirm(
     let mut found = Found::default();
     for some in suspects.chunks(AT_A_TIME) {
         confirm_some(sides, table, settling, some, &mut found).await?;
+        if found.different.len() >= ENOUGH {
+            break;
+        }
     }
     Ok(found)
+}
+
+/// A row that is not settled yet.
+#[derive(Debug, Default)]
+struct Open {
+    /// How often it was seen to differ.
+    differed: u32,
+    /// The follower's, at the end of the look before.
+    earlier: Option<Seen>,
 }
 
 async fn confirm_some(
@@ -75,27 +98,32 @@ async fn confirm_some(
     found: &mut Found,
 ) -> Result<()> {
     let (writer, follower) = (settling.writer(), settling.writer().other());
-    // How often each was seen to differ while the writer's row stood still.
-    let mut open: BTreeMap<Bound, u32> = suspects.iter().map(|key| (key.clone(), 0)).collect();
-    for _ in 0..LOOKS {
+    let mut open: BTreeMap<Bound, Open> = suspects.iter().map(|key| (key.clone(), Open::default())).collect();
+    for look in 0..LOOKS {
         let keys: Vec<Bound> = open.keys().cloned().collect();
         let sql = table.rows_of_keys(&keys);
-        let before: HashMap<Bound, i64> = sides.rows_at(writer, table, &sql).await?.into_iter().collect();
+        let times = times(look, keys.len());
+        let mut at_writer = sides.looks(writer, table, &sql, 1).await?;
         settling.settle().await?;
-        let there: HashMap<Bound, i64> = sides.rows_at(follower, table, &sql).await?.into_iter().collect();
-        let after: HashMap<Bound, i64> = sides.rows_at(writer, table, &sql).await?.into_iter().collect();
-        open.retain(|key, seen| {
-            let (before, there, after) = (before.get(key), there.get(key), after.get(key));
-            if there == before || there == after {
-                return false;
+        let (at_follower, meanwhile) = tokio::try_join!(
+            sides.looks(follower, table, &sql, times),
+            sides.looks(writer, table, &sql, times - 1)
+        )?;
+        at_writer.extend(meanwhile);
+        at_writer.extend(sides.looks(writer, table, &sql, 1).await?);
+        open.retain(|key, row| {
+            let of = |looks: &[Rows]| looks.iter().map(|rows| rows.get(key).copied()).collect::<Vec<_>>();
+            let (at_writer, at_follower) = (of(&at_writer), of(&at_follower));
+            match judge(&at_writer, &at_follower, row.earlier) {
+                Verdict::Alike => return false,
+                Verdict::Differs => row.differed += 1,
+                Verdict::Moves => {}
             }
-            if before == after {
-                *seen += 1;
-            }
-            if *seen >= SURE {
+            row.earlier = at_follower.last().copied().flatten();
+            if row.differed >= SURE {
                 found.different.push(key.clone());
             }
-            *seen < SURE
+            row.differed < SURE
         });
         if open.is_empty() {
             return Ok(());
@@ -103,6 +131,40 @@ async fn confirm_some(
     }
     found.moving.extend(open.into_keys());
     Ok(())
+}
+
+/// How many times each side is read in a look at so many rows.
+fn times(look: u32, rows: usize) -> usize {
+    if look < BURST.0 {
+        1
+    } else {
+        (BURST.1 / rows.max(1)).clamp(1, MOST)
+    }
+}
+
+/// What a look at a row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Alike,
+    Differs,
+    Moves,
+}
+
+/// `at_writer` begins before the marker and ends after all of `at_follower`, which begins when it has arrived. `earlier` is the
+/// follower's at the look before. What is absent may have been there in between: only what is present stands still.
+fn judge(at_writer: &[Option<Seen>], at_follower: &[Option<Seen>], earlier: Option<Seen>) -> Verdict {
+    let digest = |seen: &Option<Seen>| seen.map(|s| s.digest);
+    let had: BTreeSet<Option<i64>> = at_writer.iter().map(digest).collect();
+    if at_follower.iter().any(|seen| had.contains(&digest(seen))) {
+        return Verdict::Alike;
+    }
+    let stood_still = |seen: Option<Seen>, again: Option<&Option<Seen>>| seen.is_some() && again == Some(&seen);
+    let writer_did = stood_still(at_writer.first().copied().flatten(), at_writer.last());
+    if writer_did || stood_still(earlier, at_follower.first()) {
+        Verdict::Differs
+    } else {
+        Verdict::Moves
+    }
 }
 
 /// A difference in a person's words: the row, and the columns of it that differ.
@@ -153,5 +215,39 @@ mod tests {
         let green = vec![row("changed", 4), row("same", 1), row("new", 5), row("9", 9)];
         let keys: Vec<String> = unlike(blue, green).concat();
         assert_eq!(keys, ["9", "changed", "gone", "new"]);
+    }
+
+    const fn seen(digest: i64, writer: i64) -> Option<Seen> {
+        Some(Seen { digest, writer })
+    }
+
+    #[test]
+    fn what_goes_there_and_back_stands_not_still() {
+        let (here, there) = (seen(1, 10), seen(2, 11));
+        // One that the writer had before or after, and one that it had in between.
+        assert_eq!(judge(&[here, there], &[seen(2, 7)], None), Verdict::Alike);
+        assert_eq!(
+            judge(&[here, there, seen(3, 12)], &[seen(9, 7), seen(2, 8)], None),
+            Verdict::Alike
+        );
+        assert_eq!(judge(&[here, here], &[seen(2, 7)], None), Verdict::Differs);
+        assert_eq!(judge(&[here, here], &[None], None), Verdict::Differs);
+        // The same values, written again.
+        assert_eq!(judge(&[here, seen(1, 12)], &[seen(2, 7)], None), Verdict::Moves);
+        assert_eq!(judge(&[here, seen(1, 12)], &[seen(2, 8)], seen(2, 7)), Verdict::Moves);
+        assert_eq!(judge(&[here, seen(1, 12)], &[None], None), Verdict::Moves);
+        // It came and went, or it never was there.
+        assert_eq!(judge(&[None, None], &[seen(2, 7)], None), Verdict::Moves);
+        assert_eq!(judge(&[None, None], &[seen(2, 8)], seen(2, 7)), Verdict::Moves);
+        assert_eq!(judge(&[None, None], &[seen(2, 7)], seen(2, 7)), Verdict::Differs);
+        assert_eq!(judge(&[None, None], &[None], seen(2, 7)), Verdict::Alike);
+    }
+
+    #[test]
+    fn few_rows_that_move_are_read_often() {
+        assert_eq!(
+            [times(0, 1), times(2, 1), times(2, 100), times(9, 5_000)],
+            [1, MOST, 40, 1]
+        );
     }
 }

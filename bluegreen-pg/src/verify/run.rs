@@ -1,34 +1,23 @@
 //! The comparison itself: pieces of tables, digested at both sides by a few workers, looked at again where they differ.
 
+use super::pace::Pace;
 use super::plan::{Bound, Range, Table};
 use super::resume::Resume;
-use super::rows::{self, Found};
+use super::rows::{self, ENOUGH, Found};
 use super::sides::{Settling, Sides, Sum};
-use super::{Options, Shared};
+use super::{Options, Shared, counted};
 use crate::connect::Settings;
-use crate::error::{Doing, fault};
+use crate::error::fault;
 use crate::wal;
 use bluegreen_core::{Color, Compared, Comparison, Kind, Result};
 use futures::future::{Either, select, try_join_all};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::Mutex;
 
 /// How many rows that differ are shown.
 const SHOWN: usize = 20;
-
-/// After so many rows that differ it is said that they do, and no more is looked for.
-const ENOUGH: usize = 1_000;
-
-/// How many looks at rows without a key must find the same surplus.
-const LOOKS: u32 = 3;
-
-/// A statement that takes a moment takes this long when its server suffers, and so many times longer than at its best.
-const SLOW: (Duration, u32) = (Duration::from_millis(50), 20);
-
-/// How long a suffering server is left alone at most before the next piece.
-const RELIEF: Duration = Duration::from_secs(60);
 
 /// A piece of a table.
 struct Piece {
@@ -84,16 +73,13 @@ impl Planner<'_> {
 struct Work<'a> {
     tables: &'a [Table],
     settling: &'a Settling<'a>,
-    options: &'a Options,
+    pace: Pace<'a>,
     shared: &'a Shared,
     planner: Mutex<Planner<'a>>,
     resume: Mutex<Resume>,
     /// Rows that differ, and those that could not be settled, by table.
     found: Mutex<Vec<(usize, Found)>>,
     enough: AtomicBool,
-    suffers: AtomicBool,
-    /// What the mirror keeps of the writer's log.
-    log: &'a wal::Shared,
 }
 
 /// Compares everything.
@@ -105,7 +91,7 @@ pub(super) async fn run(
 ) -> Result<Comparison> {
     let sides = Sides::connect(settings).await?;
     let settling = Settling::find(settings, &sides).await?;
-    let resume = Resume::open(settings).await?;
+    let resume = Resume::open(settings, settling.era(&sides).await?).await?;
     let all = super::tables::plan(sides.of(Color::Blue), sides.of(Color::Green)).await?;
     shared.begin(&all);
     let mut compared = Compared {
@@ -124,7 +110,7 @@ pub(super) async fn run(
     let work = Work {
         tables: &tables,
         settling: &settling,
-        options,
+        pace: Pace::new(options.share, log),
         shared,
         planner: Mutex::new(Planner {
             sides: &sides,
@@ -138,11 +124,14 @@ pub(super) async fn run(
         resume: Mutex::new(resume),
         found: Mutex::default(),
         enough: AtomicBool::new(false),
-        suffers: AtomicBool::new(false),
-        log,
     };
     let workers = try_join_all((0..options.jobs.max(1)).map(|_| work.worker(settings)));
-    match select(std::pin::pin!(workers), std::pin::pin!(work.watch(settings))).await {
+    match select(
+        std::pin::pin!(workers),
+        std::pin::pin!(work.pace.watch(settings, settling.writer())),
+    )
+    .await
+    {
         Either::Left((done, _)) => done.map(|_| ())?,
         Either::Right((error, _)) => return Err(error),
     }
@@ -160,7 +149,7 @@ impl Work<'_> {
             let Some(piece) = self.planner.lock().await.next().await? else {
                 break;
             };
-            self.relief().await;
+            self.pace.relief().await;
             let started = Instant::now();
             let table = &self.tables[piece.table];
             let (rows, found) = if table.ordered {
@@ -183,7 +172,7 @@ impl Work<'_> {
                     self.enough.store(true, Ordering::Relaxed);
                 }
             }
-            self.rest(started.elapsed()).await;
+            self.pace.rest(started.elapsed()).await;
         }
         Ok(())
     }
@@ -207,7 +196,7 @@ impl Work<'_> {
             }
         }
         let suspects = rows::suspects(sides, table, range).await?;
-        let found = rows::confirm(sides, table, self.settling, &suspects[..suspects.len().min(ENOUGH)]).await?;
+        let found = rows::confirm(sides, table, self.settling, &suspects).await?;
         Ok((rows, found))
     }
 
@@ -236,15 +225,11 @@ impl Work<'_> {
         }
         let mut found = Found::default();
         for buckets in unlike.chunks(self.buckets_at_a_time(table)) {
+            let suspects = rows::suspects_of_buckets(sides, table, buckets).await?;
             let some = if table.key.is_empty() {
-                let different = self.without_key(sides, table, buckets).await?;
-                Found {
-                    different,
-                    moving: vec![],
-                }
+                counted::confirm(sides, table, self.settling, &suspects).await?
             } else {
-                let suspects = rows::suspects_of_buckets(sides, table, buckets).await?;
-                rows::confirm(sides, table, self.settling, &suspects[..suspects.len().min(ENOUGH)]).await?
+                rows::confirm(sides, table, self.settling, &suspects).await?
             };
             found.different.extend(some.different);
             found.moving.extend(some.moving);
@@ -259,65 +244,6 @@ impl Work<'_> {
     fn buckets_at_a_time(&self, table: &Table) -> usize {
         let rows = (table.rows / u64::from(super::plan::BUCKETS)).max(1);
         usize::try_from(500_000 / rows).unwrap_or(1).max(1)
-    }
-
-    /// Rows that one side has more often than the other at every look, with a marker between two: what only moves is
-    /// another row each time.
-    async fn without_key(&self, sides: &Sides, table: &Table, buckets: &[i64]) -> Result<Vec<Bound>> {
-        let look = async || -> Result<BTreeSet<Bound>> {
-            let keys = rows::suspects_of_buckets(sides, table, buckets).await?;
-            Ok(keys.into_iter().collect())
-        };
-        let mut surplus = look().await?;
-        for _ in 1..LOOKS {
-            if surplus.is_empty() {
-                break;
-            }
-            self.settling.settle().await?;
-            let again = look().await?;
-            surplus.retain(|key| again.contains(key));
-        }
-        Ok(surplus.into_iter().take(ENOUGH).collect())
-    }
-
-    /// Waits while the writer's server suffers, or the mirror needs all there is to catch up, but not for ever.
-    async fn relief(&self) {
-        let since = Instant::now();
-        let wait = || self.suffers.load(Ordering::Relaxed) || self.log.is_short();
-        while wait() && since.elapsed() < RELIEF {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Rests as long as its share of the time says.
-    async fn rest(&self, worked: Duration) {
-        let share = self.options.share.clamp(0.01, 1.0);
-        if share < 1.0 {
-            tokio::time::sleep(worked.mul_f64((1.0 - share) / share)).await;
-        }
-    }
-
-    /// Looks how long the writer's server takes for next to nothing. Ends only with an error.
-    async fn watch(&self, settings: &Settings) -> bluegreen_core::Error {
-        let doing = "look how the writer's server fares";
-        let session = match settings.connect(self.settling.writer()).await {
-            Ok(session) => session,
-            Err(e) => return e,
-        };
-        let (mut best, mut slow) = (Duration::MAX, 0);
-        loop {
-            let asked = Instant::now();
-            if let Err(e) = session.query_one("SELECT 1", &[]).await.doing(doing) {
-                return e;
-            }
-            let took = asked.elapsed();
-            best = best.min(took);
-            let is_slow = took > SLOW.0 && took > best.saturating_mul(SLOW.1);
-            slow = if is_slow { slow + 1 } else { 0 };
-            // Once may be the scheduler's whim.
-            self.suffers.store(slow >= 2, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
     }
 
     async fn answer(&self, sides: &Sides, compared: Compared) -> Result<Comparison> {

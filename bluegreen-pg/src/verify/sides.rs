@@ -6,6 +6,7 @@ use crate::error::{Doing, fault};
 use crate::fence::marker_round_trip;
 use crate::mirror;
 use bluegreen_core::{Color, Direction, Kind, Result};
+use futures::future::try_join_all;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -17,6 +18,25 @@ const SETTINGS: &str = "SET TimeZone = 'UTC'; SET lc_monetary = 'C'; SET jit = o
 const MARKER_WITHIN: Duration = Duration::from_secs(60);
 
 const COMPARING: &str = "compare the data";
+
+/// A row as it is seen at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) digest: i64,
+    /// The transaction that wrote it there: another one each time, also where the same values come back.
+    pub(super) writer: i64,
+}
+
+/// Rows by their key.
+pub(super) type Rows = HashMap<Bound, Seen>;
+
+/// How often a row without a key is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Count {
+    pub(super) all: i64,
+    /// Of these, how many are known to have been there at an earlier moment.
+    pub(super) old: i64,
+}
 
 /// How many rows of a range have which digest.
 pub(super) type Sum = (i64, String);
@@ -66,6 +86,17 @@ impl<'a> Settling<'a> {
             Self::Mirror(_, direction) => direction.origin(),
             Self::AtRest => Color::Blue,
         }
+    }
+
+    /// Who writes and since when: what was alike before says nothing of what came later from another side.
+    pub(super) async fn era(&self, sides: &Sides) -> Result<String> {
+        let Self::Mirror(settings, direction) = self else {
+            return Ok("at rest".into());
+        };
+        let opened = "SELECT opened_at::text FROM bluegreen.state WHERE migration = $1";
+        let row = sides.of(direction.origin()).query_opt(opened, &[&settings.name]).await;
+        let since: Option<String> = row.doing(COMPARING)?.and_then(|r| r.get(0));
+        Ok(format!("{direction} since {}", since.as_deref().unwrap_or("it began")))
     }
 
     /// Returns when the follower has everything that the writer had at the call.
@@ -128,9 +159,46 @@ impl Sides {
         Ok([blue, green])
     }
 
-    /// Rows and their digests at one side.
-    pub(super) async fn rows_at(&self, color: Color, table: &Table, sql: &str) -> Result<Vec<(Bound, i64)>> {
-        rows_at(self.of(color), table, sql).await
+    /// The rows of some keys at one side, so many times at once: each look is a moment of its own.
+    pub(super) async fn looks(&self, color: Color, table: &Table, sql: &str, times: usize) -> Result<Vec<Rows>> {
+        let session = self.of(color);
+        let statement = session.prepare(sql).await.doing(doing(table))?;
+        let look = async |_| -> Result<Rows> {
+            let rows = session.query(&statement, &[]).await.doing(doing(table))?;
+            let seen = |r: &tokio_postgres::Row| Seen {
+                digest: r.get(1),
+                writer: r.get(2),
+            };
+            Ok(rows.iter().map(|r| (r.get(0), seen(r))).collect())
+        };
+        try_join_all((0..times).map(look)).await
+    }
+
+    /// A transaction of one side's before which all others are over.
+    pub(super) async fn horizon(&self, color: Color) -> Result<String> {
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text";
+        Ok(self.of(color).query_one(sql, &[]).await.doing(COMPARING)?.get(0))
+    }
+
+    /// How often rows without a key are at one side, by their digests, and how many of them are older than a horizon.
+    pub(super) async fn counts(
+        &self,
+        color: Color,
+        table: &Table,
+        digests: &[i64],
+        horizon: Option<&str>,
+    ) -> Result<HashMap<i64, Count>> {
+        let sql = table.counts_of_digests();
+        let rows = self
+            .of(color)
+            .query(&sql, &[&digests, &horizon])
+            .await
+            .doing(doing(table))?;
+        let count = |r: &tokio_postgres::Row| Count {
+            all: r.get(1),
+            old: r.get(2),
+        };
+        Ok(rows.iter().map(|r| (r.get(0), count(r))).collect())
     }
 
     /// All columns of a row at one side; none where it is not.

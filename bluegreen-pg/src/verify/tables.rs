@@ -1,23 +1,29 @@
 //! Which tables are compared: read from both catalogues, which must say the same.
 
 use super::plan::{Column, Table};
+use crate::catalog;
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::{Relation, ident};
 use bluegreen_core::{Color, Kind, Result};
 
-const TABLES: &str = "SELECT n.nspname::text, c.relname::text, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid), \
+/// Their columns, key and size, and which of an extension's own table's rows are the user's: as the first copy sees it.
+const COLUMNS_AND_KEY: &str = "SELECT n.nspname::text, c.relname::text, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid), \
      (SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') FROM pg_attribute a \
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
      coalesce((SELECT array_agg(a.attname::text ORDER BY k.n) FROM pg_index i, \
       unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n) JOIN pg_attribute a ON a.attnum = k.attnum \
       WHERE a.attrelid = c.oid AND k.n <= i.indnkeyatts AND i.indexrelid = \
        (SELECT x.indexrelid FROM pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate \
-        AND (x.indisprimary OR x.indisreplident) ORDER BY x.indisprimary DESC LIMIT 1)), '{}') \
-     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') AND c.relpersistence = 'p' \
-     AND c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass \
-     AND d.objid = c.oid AND d.deptype = 'e') ORDER BY pg_table_size(c.oid) DESC, 1, 2";
+        AND (x.indisprimary OR x.indisreplident) ORDER BY x.indisprimary DESC LIMIT 1)), '{}'), \
+     coalesce((SELECT t.condition FROM pg_extension x, unnest(x.extconfig, x.extcondition) AS t (id, condition) \
+      WHERE t.id = c.oid LIMIT 1), '')";
+
+/// The tables that are mirrored, and no others.
+fn tables() -> String {
+    let (application, kind) = (catalog::APPLICATION, catalog::TABLES);
+    format!("{COLUMNS_AND_KEY} {application} AND {kind} ORDER BY pg_table_size(c.oid) DESC, 1, 2")
+}
 
 /// The types of all columns. `to_jsonb` reads a catalogue's column that older versions do not have.
 const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text, \
@@ -56,11 +62,12 @@ async fn columns(session: &Session) -> Result<Columns> {
 pub(super) async fn plan(blue: &Session, green: &Session) -> Result<Vec<Table>> {
     let doing = "plan the comparison";
     let encoding = "SELECT current_setting('server_encoding')";
+    let tables = tables();
     let (here, there, at_blue, at_green, blue_columns, green_columns) = tokio::try_join!(
         async { blue.query_one(encoding, &[]).await.doing(doing) },
         async { green.query_one(encoding, &[]).await.doing(doing) },
-        async { blue.query(TABLES, &[]).await.doing(doing) },
-        async { green.query(TABLES, &[]).await.doing(doing) },
+        async { blue.query(&tables, &[]).await.doing(doing) },
+        async { green.query(&tables, &[]).await.doing(doing) },
         columns(blue),
         columns(green),
     )?;
@@ -122,6 +129,7 @@ pub(super) async fn plan(blue: &Session, green: &Session) -> Result<Vec<Table>> 
         tables.push(Table {
             ordered: !key.is_empty() && key.iter().zip(&their_key).all(|(k, o)| k.ordered_like(o)),
             relation,
+            only: row.get(6),
             columns,
             key,
             rows,

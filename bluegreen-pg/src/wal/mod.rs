@@ -52,7 +52,8 @@ impl Shared {
         self.short[usize::from(direction == Direction::GreenToBlue)].store(short, Ordering::Relaxed);
     }
 
-    fn say(&self, what: String) {
+    /// To whoever asks for warnings.
+    pub(crate) fn say(&self, what: String) {
         let mut said = locked(&self.said);
         if said.len() == SAID {
             said.remove(0);

@@ -4,6 +4,9 @@ use bluegreen_testkit::servers::PgCluster;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -14,6 +17,7 @@ pub struct Wire {
     port: u16,
     from: u16,
     whole: watch::Sender<bool>,
+    late: Arc<AtomicU64>,
 }
 
 impl Wire {
@@ -21,9 +25,11 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (whole, watching) = watch::channel(true);
+        let late = Arc::new(AtomicU64::new(0));
+        let lateness = late.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let mut watching = watching.clone();
+                let (mut watching, lateness) = (watching.clone(), lateness.clone());
                 tokio::spawn(async move {
                     if watching.wait_for(|whole| *whole).await.is_err() {
                         return;
@@ -35,8 +41,8 @@ impl Wire {
                     let (far_in, far_out) = far.into_split();
                     // Either end's going is the other's.
                     tokio::select! {
-                        () = carry(near_in, far_out, watching.clone()) => {}
-                        () = carry(far_in, near_out, watching) => {}
+                        () = carry(near_in, far_out, watching.clone(), Arc::default()) => {}
+                        () = carry(far_in, near_out, watching, lateness) => {}
                     }
                 });
             }
@@ -45,6 +51,7 @@ impl Wire {
             port,
             from: server,
             whole,
+            late,
         }
     }
 
@@ -52,6 +59,13 @@ impl Wire {
     pub fn instead_of(&self, url: &str) -> String {
         url.replace(&format!(":{}/", self.from), &format!(":{}/", self.port))
             .replace(&format!("port={} ", self.from), &format!("port={} ", self.port))
+    }
+
+    /// What the server answers comes so much later from now on, as from one that suffers.
+    #[allow(dead_code)]
+    pub fn delay(&self, by: Duration) {
+        self.late
+            .store(u64::try_from(by.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     pub fn cut(&self) {
@@ -67,12 +81,18 @@ async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut whole: watch::Receiver<bool>,
+    late: Arc<AtomicU64>,
 ) {
     let mut buffer = [0; 16 * 1024];
     loop {
         let Ok(n) = from.read(&mut buffer).await else { return };
         if n == 0 || whole.wait_for(|whole| *whole).await.is_err() {
             return;
+        }
+        // Not even for nothing: a timer takes a moment.
+        match late.load(Ordering::Relaxed) {
+            0 => {}
+            by => tokio::time::sleep(Duration::from_millis(by)).await,
         }
         if to.write_all(&buffer[..n]).await.is_err() {
             return;

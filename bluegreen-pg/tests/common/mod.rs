@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
 pub mod copying;
+pub mod comparing;
 pub mod course;
 pub mod findings;
 pub mod mover;
@@ -153,6 +154,14 @@ pub async fn proved(replicator: &PgReplicator, position: &Position) {
     while !replicator.caught_up(position).await.unwrap() {
         assert!(Instant::now() < until, "never caught up");
     }
+}
+
+/// A session that writes at green, where clients may not: behind the mirror's back.
+pub async fn behind_the_mirror(pair: &Pair) -> Client {
+    let client = pair.client(Color::Green).await;
+    let open = "SET default_transaction_read_only = off; SET bluegreen.mend = on";
+    client.batch_execute(open).await.unwrap();
+    client
 }
 
 /// The whole pause, without a commit record.
