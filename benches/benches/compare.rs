@@ -1,4 +1,5 @@
-//! Comparing both databases beside `pgcopydb compare data`, on the same data in the same run. Where pgcopydb is too old to
+//! Comparing both databases beside `pgcopydb compare data`, on the same data in the same run: with as many jobs, the server's own
+//! programs, its files in memory, and its answer read, for it ends well where rows differ too. Where pgcopydb is too old to
 //! have that command, its documented statement stands for it, at its best: both sides and all tables at once.
 //!
 //! `cargo bench -p benches --bench compare`. `BLUEGREEN_BENCH_ROWS` says how many rows (2,000,000), `BLUEGREEN_BENCH_RUNS` how
@@ -7,9 +8,11 @@
 //! Needs PostgreSQL; says so where it is missing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use benches::copying::{pgcopydb_version, said, work_folder};
 use bluegreen_core::{Color, Comparison, Direction, MirrorStatus, Replicator};
 use bluegreen_pg::PgReplicator;
 use bluegreen_testkit::servers::{PgBinaries, PgCluster, available};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -99,20 +102,42 @@ async fn its_statement(blue: &str, green: &str) -> Duration {
     started.elapsed()
 }
 
-async fn pgcopydb(blue: &str, green: &str) -> Duration {
-    let folder = tempfile::tempdir().unwrap();
+/// How long it took, and what it says of the application's tables that is an error. Ours are in the same database, and each
+/// side's has its own rows.
+async fn pgcopydb(blue: &str, green: &str, programs: &Path) -> (Duration, Vec<String>) {
+    let folder = work_folder(1 << 20).await.unwrap();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(path).unwrap();
     let started = Instant::now();
     let output = Command::new("pgcopydb")
-        .args(["compare", "data", "--source", blue, "--target", green, "--dir"])
+        .args([
+            "compare",
+            "data",
+            "--table-jobs",
+            "2",
+            "--source",
+            blue,
+            "--target",
+            green,
+            "--dir",
+        ])
         .arg(folder.path().join("work"))
         .env("TMPDIR", folder.path())
+        .env("PATH", path)
         .output()
         .await
         .unwrap();
     let took = started.elapsed();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("public.orders"), "{said}");
-    took
+    assert!(
+        said.contains("public.orders") && said.contains("public.customers"),
+        "{said}"
+    );
+    let errors = said.lines().filter(|l| l.contains("ERROR") && !l.contains("bluegreen"));
+    let errors: Vec<String> = errors.map(str::to_owned).collect();
+    assert!(output.status.success() || !errors.is_empty(), "{said}");
+    (took, errors)
 }
 
 fn main() {
@@ -125,9 +150,7 @@ fn main() {
 }
 
 async fn run() {
-    let help = Command::new("pgcopydb").arg("help").output().await;
-    let has_it =
-        help.is_ok_and(|said| String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).contains("compare"));
+    let has_it = said("pgcopydb", &["help"]).await.contains("compare");
     let peer = if has_it {
         "pgcopydb compare data"
     } else {
@@ -145,6 +168,10 @@ async fn run() {
             .setting("max_wal_size", "1GB")
             .start()
     };
+    let programs = of_green.dir().to_owned();
+    if has_it {
+        println!("{}", pgcopydb_version().await);
+    }
     let (blue, green) = (start(of_blue).await.unwrap(), start(of_green).await.unwrap());
     for cluster in [&blue, &green] {
         cluster.create_database("shop").await.unwrap();
@@ -186,7 +213,9 @@ async fn run() {
                 our.push(took);
             } else {
                 their.push(if has_it {
-                    pgcopydb(&blue_url, &green_url).await
+                    let (took, errors) = pgcopydb(&blue_url, &green_url, &programs).await;
+                    assert_eq!(errors, Vec::<String>::new());
+                    took
                 } else {
                     its_statement(&blue_url, &green_url).await
                 });
@@ -237,5 +266,13 @@ async fn run() {
     println!(
         "with three rows that differ, while others change {took:.2?}: {answer}\n{rate:.0} commits a second meanwhile"
     );
+    if has_it {
+        let (_, errors) = pgcopydb(&blue_url, &green_url, &programs).await;
+        println!("{}", errors.join("\n"));
+        assert!(
+            errors.iter().any(|e| e.contains("orders")),
+            "its answer is not read as it is meant"
+        );
+    }
     replicator.stop(Color::Blue).await.unwrap();
 }

@@ -155,6 +155,41 @@ pub async fn shell(line: &str) -> Outcome<()> {
     Err(format!("{line}: {}", said.lines().last().unwrap_or_default()).into())
 }
 
+/// What a program prints when it is asked this, wherever it prints it; nothing where it is not installed.
+pub async fn said(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output().await;
+    output.map_or_else(
+        |_| String::new(),
+        |o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned(),
+    )
+}
+
+/// The line of `pgcopydb --version` that says it.
+pub async fn pgcopydb_version() -> String {
+    let said = said("pgcopydb", &["--version"]).await;
+    let line = said.lines().find(|line| line.starts_with("pgcopydb version"));
+    line.unwrap_or("pgcopydb of an unknown version").to_owned()
+}
+
+/// A folder for what a way writes down on the side: in memory, where so much is twice there, so that nobody's files wait for
+/// the disk that the servers need.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn work_folder(bytes: u64) -> io::Result<tempfile::TempDir> {
+    let free = said("df", &["--output=avail", "--block-size=1", "/dev/shm"]).await;
+    let free: u64 = free
+        .lines()
+        .last()
+        .and_then(|line| line.trim().parse().ok())
+        .unwrap_or(0);
+    if free / 2 > bytes {
+        tempfile::tempdir_in("/dev/shm")
+    } else {
+        tempfile::tempdir()
+    }
+}
+
 /// Where a program of PostgreSQL's is, of the version that runs.
 #[must_use]
 pub fn tool(binaries: &PgBinaries, name: &str) -> String {

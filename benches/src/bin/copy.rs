@@ -3,9 +3,14 @@
 //!     cargo run --release -p benches --bin copy -- [--scale 40 | --tables 2000 | --one-huge] [--rounds 1] [--ours | --peer pgcopydb] [--as-they-come]
 //!
 //! Each way gets a fresh green. The peers have the server's own settings and the best we know for them: no sync of each
-//! commit, as much memory for indexes as ours takes, as many jobs as there are processors. As they come, they have none of that.
+//! commit, as much memory for indexes as ours takes, as many jobs as there are processors, their own files in memory where there is room.
+//! pgcopydb sets `maintenance_work_mem` to 1 GB and `synchronous_commit` off by itself, whatever it is told; it leaves the statistics
+//! to the same `vacuumdb` as the others, copies binary where it can (from 0.18), and then also one table in parts, as a way of its
+//! own. As they come, they have none of that.
 
-use benches::copying::{Content, DATABASE, Data, Outcome, cluster, content, is_installed, shell, tool};
+use benches::copying::{
+    Content, DATABASE, Data, Outcome, cluster, content, is_installed, pgcopydb_version, said, shell, tool, work_folder,
+};
 use bluegreen_core::{Direction, MirrorStatus, Replicator};
 use bluegreen_pg::PgReplicator;
 use bluegreen_testkit::servers::PgCluster;
@@ -47,6 +52,8 @@ enum Way {
     Pipe,
     Folder,
     Pgcopydb,
+    /// Large tables in parts.
+    PgcopydbSplit,
     Native,
 }
 
@@ -57,6 +64,7 @@ impl Way {
             Self::Pipe => "pg_dump -Fc | pg_restore",
             Self::Folder => "pg_dump -Fd -j -Z0, pg_restore -j",
             Self::Pgcopydb => "pgcopydb clone",
+            Self::PgcopydbSplit => "pgcopydb clone, split",
             Self::Native => "subscription, copy_data",
         }
     }
@@ -80,19 +88,27 @@ async fn main() -> Outcome<()> {
     blue.execute(DATABASE, &data.sql()).await?;
     blue.execute(DATABASE, "VACUUM ANALYZE").await?;
     blue.execute(DATABASE, "CHECKPOINT").await?;
-    let size: String = blue
-        .connect(DATABASE)
-        .await?
-        .query_one("SELECT pg_size_pretty(pg_database_size(current_database()))", &[])
-        .await?
-        .get(0);
+    let size = "SELECT pg_size_pretty(pg_database_size(current_database())), pg_database_size(current_database())";
+    let size = blue.connect(DATABASE).await?.query_one(size, &[]).await?;
+    let (size, bytes): (String, i64) = (size.get(0), size.get(1));
     let wanted = content(&blue).await?;
     println!("{data:?}: {size}, {} tables, {} jobs", wanted.tables.len(), args.jobs);
-    let mut ways = vec![Way::Ours];
+    let (mut ways, mut pgcopydb) = (vec![Way::Ours], Vec::new());
     if !args.ours {
         ways.extend([Way::Folder, Way::Pipe]);
         if is_installed("pgcopydb") {
             ways.push(Way::Pgcopydb);
+            println!("{}", pgcopydb_version().await);
+            // Asked once: older ones know less.
+            let help = said("pgcopydb", &["clone", "--help"]).await;
+            let known = |flag: &&str| help.contains(*flag);
+            pgcopydb = ["--skip-vacuum", "--skip-analyze", "--use-copy-binary"]
+                .into_iter()
+                .filter(known)
+                .collect();
+            if known(&"--use-copy-binary") && known(&"--split-max-parts") && !args.as_they_come {
+                ways.push(Way::PgcopydbSplit);
+            }
         } else {
             println!("SKIPPED pgcopydb: it is not installed");
         }
@@ -100,16 +116,23 @@ async fn main() -> Outcome<()> {
     }
     if let Some(peer) = &args.peer {
         ways.retain(|w| *w == Way::Ours || w.name().starts_with(peer.as_str()));
-        if ways.len() != 2 {
+        if ways.len() < 2 {
             return Err(format!("--peer {peer}: give the beginning of one that is installed, such as pgcopydb").into());
         }
     }
+    let setting = Setting {
+        args: &args,
+        blue: &blue,
+        wanted: &wanted,
+        pgcopydb: pgcopydb.join(" "),
+        bytes: u64::try_from(bytes)?,
+    };
     let mut all: Vec<(Way, Vec<f64>)> = ways.iter().map(|w| (*w, Vec::new())).collect();
     for round in 1..=args.rounds.max(1) {
         ways.rotate_left(usize::from(round > 1));
         for way in &ways {
             settle().await?;
-            let took = measure(*way, &args, &blue, &wanted).await?;
+            let took = measure(*way, &setting).await?;
             println!("round {round}  {:<36} {took:>7.2} s", way.name());
             if let Some((_, took_all)) = all.iter_mut().find(|(w, _)| w == way) {
                 took_all.push(took);
@@ -158,8 +181,20 @@ fn report(all: &mut [(Way, Vec<f64>)]) {
     }
 }
 
+/// What all ways have in common.
+struct Setting<'a> {
+    args: &'a Args,
+    blue: &'a PgCluster,
+    wanted: &'a Content,
+    /// What pgcopydb is told, of what it knows.
+    pgcopydb: String,
+    /// How large blue is.
+    bytes: u64,
+}
+
 /// Seconds from the first command to the same end state, which is looked at afterwards.
-async fn measure(way: Way, args: &Args, blue: &PgCluster, wanted: &Content) -> Outcome<f64> {
+async fn measure(way: Way, setting: &Setting<'_>) -> Outcome<f64> {
+    let Setting { args, blue, wanted, .. } = *setting;
     let green = cluster().await?;
     let jobs = args.jobs;
     let (told, theirs, packed) = if args.as_they_come {
@@ -168,7 +203,7 @@ async fn measure(way: Way, args: &Args, blue: &PgCluster, wanted: &Content) -> O
         (BEST, jobs, "-Z0")
     };
     let (from, to) = (blue.url(DATABASE), green.url(DATABASE));
-    let folder = tempfile::tempdir()?;
+    let folder = work_folder(setting.bytes).await?;
     let place = folder.path().display();
     let (dump, restore) = (tool(green.binaries(), "pg_dump"), tool(green.binaries(), "pg_restore"));
     let psql = tool(green.binaries(), "psql");
@@ -189,10 +224,20 @@ async fn measure(way: Way, args: &Args, blue: &PgCluster, wanted: &Content) -> O
             ))
             .await?;
         }
-        Way::Pgcopydb => {
+        Way::Pgcopydb | Way::PgcopydbSplit => {
+            let split = match way {
+                Way::PgcopydbSplit => format!("--split-tables-larger-than 64MB --split-max-parts {theirs}"),
+                _ => String::new(),
+            };
+            // As it comes it makes the statistics itself.
+            let (known, then) = if args.as_they_come {
+                ("", "true")
+            } else {
+                (setting.pgcopydb.as_str(), analyze.as_str())
+            };
             shell(&format!(
                 "PATH=\"$(dirname {dump}):$PATH\" {told} pgcopydb clone --dir {place}/p --source '{from}' --target '{to}' \
-                 --table-jobs {theirs} --index-jobs {theirs}"
+                 --table-jobs {theirs} --index-jobs {theirs} {known} {split} && {then}"
             ))
             .await?;
         }
