@@ -66,6 +66,7 @@ impl PgReplicator {
         for session in [origin, follower] {
             unbound::no_exceptions(session).await?;
         }
+        catalog::all_identified(origin, to, Kind::HumanNeeded, "arm the way back").await?;
         let slot_state = slot::look(origin, &name).await?;
         let subscription = mirror::look(follower, &name).await?;
         if let Some(s) = subscription.as_ref().filter(|s| s.enabled || s.worker.is_some()) {

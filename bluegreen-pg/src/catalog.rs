@@ -3,16 +3,17 @@
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::Relation;
-use bluegreen_core::{Kind, Result};
+use bluegreen_core::{Color, Kind, Result};
 use tokio_postgres::GenericClient;
 
-/// Which relations belong to the application: not the system's, not an extension's unless it says that it holds the
-/// user's rows, not ours. To be completed with one of the conditions below. (By its reference, of which there is an index: else all
-/// of `pg_depend` is read.)
-pub(crate) const APPLICATION: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
+/// Which relations belong to the application, in a query over `pg_class c` and `pg_namespace n`: not the system's, not an
+/// extension's unless it says that it holds the user's rows or numbers, not ours. (By its reference, of which
+/// there is an index: else all of `pg_depend` is read.)
+pub(crate) const APPLICATION: &str = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
      AND (NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass \
-     AND d.objid = c.oid AND d.deptype = 'e') OR c.oid = ANY (SELECT unnest(x.extconfig) FROM pg_extension x) AND c.relkind = 'r')";
+     AND d.objid = c.oid AND d.deptype = 'e') OR c.oid = ANY (SELECT unnest(x.extconfig) FROM pg_extension x) AND c.relkind IN ('r', 'S'))";
+
+pub(crate) const RELATIONS: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace";
 
 /// Tables with rows in the log.
 pub(crate) const TABLES: &str = "c.relkind = 'r' AND c.relpersistence = 'p'";
@@ -56,7 +57,7 @@ pub(crate) async fn sequences(session: &Session) -> Result<Vec<Relation>> {
 
 async fn relations(session: &Session, condition: &str) -> Result<Vec<Relation>> {
     let sql = format!(
-        "SELECT n.nspname::text, c.relname::text {APPLICATION} AND {condition} \
+        "SELECT n.nspname::text, c.relname::text {RELATIONS} WHERE {APPLICATION} AND {condition} \
          ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\""
     );
     let rows = session.query(&sql, &[]).await.doing("list the tables")?;
@@ -66,13 +67,32 @@ async fn relations(session: &Session, condition: &str) -> Result<Vec<Relation>> 
         .collect())
 }
 
-/// Tables whose `UPDATE` and `DELETE` fail the moment they are published: no key that identifies a row.
-pub(crate) async fn without_identity(session: &Session) -> Result<Vec<Relation>> {
-    let condition = format!(
-        "{TABLES} AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS \
-         (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate))"
-    );
-    relations(session, &condition).await
+/// What is wrong with what identifies a row of table `c`, so that `UPDATE` and `DELETE` fail the moment it is published; null
+/// where nothing is.
+pub(crate) const NO_IDENTITY: &str = "CASE \
+     WHEN c.relreplident = 'n' THEN 'REPLICA IDENTITY NOTHING' \
+     WHEN c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident) \
+      THEN 'the index of its REPLICA IDENTITY is gone' \
+     WHEN c.relreplident = 'd' THEN (SELECT CASE WHEN count(*) = 0 THEN 'no primary key' \
+      WHEN NOT bool_or(i.indimmediate) THEN 'its primary key is deferrable' END \
+      FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) END";
+
+/// Refuses where a table of `side` would refuse `UPDATE` and `DELETE` as soon as it is published.
+pub(crate) async fn all_identified(session: &Session, side: Color, kind: Kind, doing: &'static str) -> Result<()> {
+    let without = relations(session, &format!("{TABLES} AND {NO_IDENTITY} IS NOT NULL")).await?;
+    let Some(first) = without.first() else {
+        return Ok(());
+    };
+    Err(fault(
+        kind,
+        doing,
+        format!(
+            "{} tables of {side} have nothing that identifies a row, so UPDATE and DELETE on them would fail as soon as they are \
+             mirrored; first: {first}. Give it a primary key, or at {side} (where it is read-only, between BEGIN READ WRITE and \
+             COMMIT): ALTER TABLE {first} REPLICA IDENTITY FULL;",
+            without.len()
+        ),
+    ))
 }
 
 /// Whether we may call the function.

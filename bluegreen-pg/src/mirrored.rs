@@ -2,7 +2,7 @@
 //! have exchanged theirs, or one was taken out of the publication and put back, and rows of meanwhile are lost. So the numbers
 //! behind the names are recorded when a mirror is made, at both sides, in `bluegreen.mirrored`.
 
-use crate::catalog::{APPLICATION, SEQUENCES, TABLES};
+use crate::catalog::{APPLICATION, RELATIONS, SEQUENCES, TABLES};
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::literal;
@@ -39,7 +39,7 @@ const NAMED: usize = 5;
 pub(crate) fn writer_check() -> String {
     format!(
         "WITH app AS MATERIALIZED (SELECT c.relkind, format('%I.%I', n.nspname, c.relname) AS name \
-          {APPLICATION} AND ({TABLES} OR {SEQUENCES})), \
+          {RELATIONS} WHERE {APPLICATION} AND ({TABLES} OR {SEQUENCES})), \
          pub AS MATERIALIZED ({PUBLISHED}), \
          seen AS MATERIALIZED (SELECT (SELECT {NAMES} FROM app WHERE relkind = 'r') AS tables, \
           {NAMES} FILTER (WHERE NOT ours) AS published, {PUBLISHED_LINES} AS lines FROM pub) \

@@ -215,7 +215,8 @@ async fn an_extensions_own_table_brings_the_users_rows() {
     // As an extension's script does it: a table of the extension's, with rows of its own and rows of users.
     let extension = "CREATE EXTENSION pg_trgm; CREATE TABLE config (id int PRIMARY KEY, standard bool, v text);
         INSERT INTO config VALUES (1, true, 'theirs'); ALTER EXTENSION pg_trgm ADD TABLE config;
-        UPDATE pg_extension SET extconfig = ARRAY['config'::regclass::oid], extcondition = ARRAY['WHERE NOT standard']
+        CREATE SEQUENCE numbers; ALTER EXTENSION pg_trgm ADD SEQUENCE numbers;
+        UPDATE pg_extension SET extconfig = ARRAY['config'::regclass::oid, 'numbers'::regclass::oid], extcondition = ARRAY['WHERE NOT standard', '']
         WHERE extname = 'pg_trgm'";
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
     for side in [&blue, &green] {
@@ -234,12 +235,21 @@ async fn an_extensions_own_table_brings_the_users_rows() {
     let green = pair.client(Color::Green).await;
     assert_eq!(digests(&blue).await, digests(&green).await);
     // And it is mirrored from then on.
-    blue.batch_execute("INSERT INTO config VALUES (4, false, 'later'); DELETE FROM config WHERE id = 2")
+    blue.batch_execute("INSERT INTO config VALUES (4, false, 'later'); DELETE FROM config WHERE id = 2; SELECT setval('numbers', 4711)")
         .await
         .unwrap();
     common::cut_over(&replicator, Color::Green).await;
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
     assert_eq!(digests(&blue).await, digests(&green).await);
+    let number: i64 = green
+        .query_one("SELECT last_value FROM numbers", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(
+        number, 4711,
+        "the numbers it gives the user's rows go on where they were"
+    );
 }
 
 /// Everything of a server that is set and outlives a session.

@@ -46,18 +46,7 @@ pub(crate) async fn begin(context: &Context, direction: Direction) -> Result<()>
         tracing::info!(migration = %settings.name, "an unfinished copy is taken away and begun again");
         wipe(context, direction, &origin, &mut follower).await?;
     }
-    let without = catalog::without_identity(&origin).await?;
-    if let Some(first) = without.first() {
-        return Err(fault(
-            Kind::InvalidInput,
-            "begin the mirror",
-            format!(
-                "{} tables have nothing that identifies a row, so UPDATE and DELETE on them would fail as soon as they are \
-                 mirrored; first: {first}. Give it a primary key, or: ALTER TABLE {first} REPLICA IDENTITY FULL",
-                without.len()
-            ),
-        ));
-    }
+    catalog::all_identified(&origin, direction.origin(), Kind::InvalidInput, "begin the mirror").await?;
     let there = catalog::made_by_somebody(&follower).await?;
     if let Some(first) = there.first() {
         return Err(fault(

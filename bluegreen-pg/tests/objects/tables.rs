@@ -155,6 +155,10 @@ async fn identities_of_every_kind() {
             "CREATE TABLE t (v int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY NOTHING",
         ),
         ("late", "CREATE TABLE t (v int PRIMARY KEY DEFERRABLE)"),
+        (
+            "gone",
+            "CREATE TABLE t (v int NOT NULL); CREATE UNIQUE INDEX i ON t (v); ALTER TABLE t REPLICA IDENTITY USING INDEX i; DROP INDEX i",
+        ),
     ] {
         let moved = Moved::prepare(&pair, name, sql).await;
         assert_eq!(
