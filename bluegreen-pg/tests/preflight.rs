@@ -61,6 +61,12 @@ async fn tables_and_what_does_not_travel() {
          CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one;
          CREATE TABLE small (id smallserial PRIMARY KEY); SELECT setval('small_id_seq', 32000);
          CREATE TABLE ints (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY); SELECT setval('ints_id_seq', 2147483647);
+         CREATE SEQUENCE free; CREATE TABLE \"Takes\" (id int DEFAULT nextval('free') PRIMARY KEY); SELECT setval('free', 2147483600);
+         CREATE SEQUENCE by_parts; CREATE TABLE of_parts (id int DEFAULT nextval('by_parts'), day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+         CREATE TABLE of_parts_1 PARTITION OF of_parts DEFAULT; SELECT setval('by_parts', 2147483600);
+         CREATE SEQUENCE in_key; CREATE TABLE keyed (id int DEFAULT nextval('in_key') PRIMARY KEY) PARTITION BY RANGE (id);
+         SELECT setval('in_key', 2147483600);
+         CREATE SEQUENCE from_zero MINVALUE 0 START 0 MAXVALUE 100; SELECT setval('from_zero', 95);
          CREATE SEQUENCE down INCREMENT -1 MINVALUE -1000; SELECT setval('down', -950);
          CREATE SEQUENCE ring MAXVALUE 100 CYCLE; SELECT setval('ring', 99);
          CREATE ROLE \"Owner\"; ALTER TABLE plain OWNER TO \"Owner\";",
@@ -114,9 +120,14 @@ async fn tables_and_what_does_not_travel() {
         "small_id_seq at 32000 of 32767",
         "ints_id_seq at 2147483647 of 2147483647",
         "down at -950 of -1000",
+        "free at 2147483600 of 2147483647",
+        "by_parts at 2147483600 of 2147483647",
+        "from_zero at 95 of 100",
     ];
     let sequences = find(&seen, "sequences-near-end", Severity::Warning, &evidence);
     assert!(!sequences.seen.contains("ring"), "{sequences}");
+    let no_command = "/* public.keyed must be made anew: id is in its partition key, and keeps its type */";
+    assert!(sequences.mend.contains(no_command), "{sequences}");
     let roles = find(&seen, "missing-roles", Severity::Blocking, &["\"Owner\""]);
     let notes = replicator.preflight().await.unwrap();
     find(&notes, "materialized-views", Severity::Note, &["public.seen"]);
@@ -132,7 +143,7 @@ async fn tables_and_what_does_not_travel() {
         .batch_execute(&roles.mend[roles.mend.find("CREATE").unwrap()..])
         .await
         .unwrap();
-    blue.batch_execute("DROP TABLE shapeless, big; DROP EVENT TRIGGER watch")
+    blue.batch_execute("DROP TABLE shapeless, big, keyed; DROP SEQUENCE in_key; DROP EVENT TRIGGER watch")
         .await
         .unwrap();
     let left = troubles(&replicator).await;
@@ -372,7 +383,10 @@ async fn rights_of_a_role_that_has_none_and_of_one_that_has_enough() {
     let blue = pair.client(Color::Blue).await;
     blue.batch_execute(
         "CREATE TABLE theirs (id int PRIMARY KEY); CREATE TABLE secret (id int PRIMARY KEY);
-         ALTER TABLE secret ENABLE ROW LEVEL SECURITY; GRANT SELECT ON secret TO mover",
+         ALTER TABLE secret ENABLE ROW LEVEL SECURITY; GRANT SELECT ON secret TO mover;
+         CREATE EXTENSION hstore; CREATE TABLE kept (id int PRIMARY KEY); ALTER TABLE kept ENABLE ROW LEVEL SECURITY;
+         ALTER EXTENSION hstore ADD TABLE kept;
+         UPDATE pg_extension SET extconfig = ARRAY['kept'::regclass::oid], extcondition = ARRAY[''] WHERE extname = 'hstore'",
     )
     .await
     .unwrap();
@@ -396,7 +410,7 @@ async fn rights_of_a_role_that_has_none_and_of_one_that_has_enough() {
         &seen,
         "right-tables",
         Severity::Blocking,
-        &["public.theirs", "public.secret"],
+        &["public.theirs", "public.secret", "public.kept"],
     );
     for color in ["blue", "green"] {
         let of: Vec<Finding> = seen
@@ -404,7 +418,12 @@ async fn rights_of_a_role_that_has_none_and_of_one_that_has_enough() {
             .filter(|f| f.seen.contains(&format!("to us at {color}")))
             .cloned()
             .collect();
-        find(&of, "row-security", Severity::Blocking, &["public.secret"]);
+        find(
+            &of,
+            "row-security",
+            Severity::Blocking,
+            &["public.secret", "public.kept"],
+        );
     }
 
     for finding in &seen {
