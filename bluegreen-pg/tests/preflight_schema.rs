@@ -82,7 +82,6 @@ async fn columns_indexes_and_functions() {
         Severity::Warning,
         &["public.broken on public.doubled"],
     );
-    assert!(invalid.mend.contains("DROP INDEX public.broken;"));
     find(&seen, "copied-as-text", Severity::Note, &["public.odd.acl (aclitem)"]);
     find(&seen, "catalog-numbers", Severity::Note, &["public.odd.number (oid)"]);
     find(&seen, "temporary-tables", Severity::Note, &["passing"]);
@@ -110,12 +109,13 @@ async fn columns_indexes_and_functions() {
         assert!(functions[1].seen.contains(word), "{}", functions[1]);
     }
 
-    for finding in [generated, taken, &functions[0], &functions[1]] {
+    run(&blue, generated, ": ").await;
+    blue.batch_execute("DELETE FROM doubled WHERE id = 2").await.unwrap();
+    run(&blue, invalid, "itself: ").await;
+    for finding in [taken, &functions[0], &functions[1]] {
         run(&blue, finding, "at blue: ").await;
     }
-    blue.batch_execute("DROP INDEX public.broken; DROP TABLE odd")
-        .await
-        .unwrap();
+    blue.batch_execute("DROP TABLE odd").await.unwrap();
     let left = troubles(&replicator).await;
     assert!(left.is_empty(), "{left:#?}");
 }

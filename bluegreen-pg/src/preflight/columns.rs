@@ -1,76 +1,31 @@
-//! Columns and indexes: identities that are not sent, expressions that do not find their names, numbers that mean something
-//! on blue only.
+//! Columns and indexes: indexes that are not valid, expressions that do not find their names, numbers that mean something on
+//! blue only.
 
-use super::{Look, OURS_NOT, commands, listed, names, texts};
-use crate::catalog;
+use super::{Look, commands, listed, names, texts};
+use crate::catalog::APPLICATION;
 use crate::error::describe;
 use bluegreen_core::Result;
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
-    generated_identity(look).await?;
     invalid_indexes(look).await?;
     functions(look).await?;
     as_text(look).await?;
     numbers(look).await
 }
 
-/// Generated columns are computed by the follower and not sent: as a part of what identifies a row they are missed. From 18 on a
-/// publisher refuses such an UPDATE, and there the whole row is no identity either; green publishes too, after the cut-over.
-async fn generated_identity(look: &mut Look<'_>) -> Result<()> {
-    let newest = catalog::version(look.blue)
-        .await?
-        .max(catalog::version(look.green).await?);
-    let strict = newest >= 180_000;
-    let tables = texts::<3>(
-        look.blue,
-        &format!(
-            "SELECT format('%I.%I', n.nspname, c.relname), string_agg(DISTINCT quote_ident(a.attname), ', '), \
-             (SELECT quote_ident(x.relname) FROM pg_index u JOIN pg_class x ON x.oid = u.indexrelid WHERE u.indrelid = c.oid \
-              AND u.indisunique AND u.indimmediate AND u.indisvalid AND u.indpred IS NULL AND u.indexprs IS NULL \
-              AND NOT EXISTS (SELECT FROM pg_attribute o WHERE o.attrelid = c.oid AND o.attnum = ANY (u.indkey) \
-               AND (NOT o.attnotnull OR o.attgenerated <> '')) ORDER BY u.indnatts, x.relname LIMIT 1) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped \
-             WHERE {OURS_NOT} AND c.relkind = 'r' AND c.relpersistence = 'p' AND (c.relreplident = 'f' AND {strict} \
-              OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey) \
-               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)) \
-             GROUP BY c.oid, 1 ORDER BY 1"
-        ),
-    )
-    .await?;
-    if tables.is_empty() {
-        return Ok(());
-    }
-    let seen: Vec<String> = tables
-        .iter()
-        .map(|[table, columns, _]| format!("{table} ({columns})"))
-        .collect();
-    let mend = tables.iter().map(|[table, _, index]| match index.as_str() {
-        "" if strict => {
-            format!("-- {table}: a primary key, or a unique index on columns that are not null and not generated")
-        }
-        "" => format!("ALTER TABLE {table} REPLICA IDENTITY FULL;"),
-        index => format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index};"),
-    });
-    look.blocks(
-        "generated-identity",
-        format!("a generated column is part of what identifies a row of {}", listed("table", &seen)),
-        "generated columns are not sent: green cannot find the row that an UPDATE or DELETE means, and the mirror stops; from \
-         PostgreSQL 18 on such an UPDATE fails on the publishing side itself, the whole row as identity included",
-        format!("at blue: {}", commands(mend)),
-    );
-    Ok(())
-}
-
-/// Left by a `CREATE INDEX CONCURRENTLY` that failed.
+/// Left by a `CREATE INDEX CONCURRENTLY` or `REINDEX CONCURRENTLY` that failed. It is dropped and made again, as it was meant: a
+/// REINDEX that fails again would leave another one beside it.
 async fn invalid_indexes(look: &mut Look<'_>) -> Result<()> {
     let invalid = texts::<3>(
         look.blue,
         &format!(
             "SELECT format('%I.%I', n.nspname, c.relname), i.indrelid::regclass::text, \
-             format('REINDEX INDEX CONCURRENTLY %1$I.%2$I; or DROP INDEX %1$I.%2$I;', n.nspname, c.relname) \
+             CASE WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = c.oid AND k.contype IN ('p', 'u', 'x')) \
+               THEN format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) \
+              ELSE format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) || CASE WHEN c.relname ~ '_cc(new|old)[0-9]*$' THEN '' \
+               ELSE ' ' || regexp_replace(pg_get_indexdef(c.oid), '^CREATE( UNIQUE)? INDEX ', 'CREATE\\1 INDEX CONCURRENTLY ') || ';' END END \
              FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready) ORDER BY 1"
+             WHERE {APPLICATION} AND c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready) ORDER BY 1"
         ),
     )
     .await?;
@@ -83,7 +38,11 @@ async fn invalid_indexes(look: &mut Look<'_>) -> Result<()> {
             "invalid-indexes",
             format!("not valid: {}", listed("index", &seen)),
             "an index whose building failed is not used by blue and is not made on green; if it is unique, nothing keeps keys apart",
-            format!("at blue: {}", commands(invalid.iter().map(|[.., mend]| mend.clone()))),
+            format!(
+                "one that nobody needs is only dropped, and a unique one is made when no keys are doubled any more; at blue, each \
+                 command by itself: {}",
+                commands(invalid.iter().map(|[.., mend]| mend.clone()))
+            ),
         );
     }
     Ok(())
@@ -144,7 +103,7 @@ async fn functions(look: &mut Look<'_>) -> Result<()> {
         look.blue,
         &format!(
             "SELECT f.name, f.mend, string_agg(DISTINCT quote_ident(o.name), ', ') FROM ({RUN_WITHOUT_PATH}) AS f \
-             JOIN (SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} \
+             JOIN (SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {APPLICATION} \
               AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') UNION SELECT p.proname::text FROM pg_proc p \
               JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname !~ '^pg_' \
               AND n.nspname NOT IN ('information_schema', 'bluegreen')) AS o (name) \
@@ -181,7 +140,7 @@ async fn as_text(look: &mut Look<'_>) -> Result<()> {
              FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype \
              LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A' \
-             WHERE {OURS_NOT} AND c.relkind = 'r' AND c.relpersistence = 'p' AND a.attnum > 0 AND NOT a.attisdropped \
+             WHERE {APPLICATION} AND c.relkind = 'r' AND c.relpersistence = 'p' AND a.attnum > 0 AND NOT a.attisdropped \
              AND (t.typsend = 0 OR b.typsend = 0 OR e.typsend = 0) ORDER BY 1"
         ),
         &[],
@@ -205,7 +164,7 @@ async fn numbers(look: &mut Look<'_>) -> Result<()> {
         &format!(
             "SELECT format('%I.%I.%I (%s)', n.nspname, c.relname, a.attname, format_type(a.atttypid, NULL)) \
              FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind = 'r' AND c.relpersistence = 'p' AND a.attnum > 0 AND NOT a.attisdropped \
+             WHERE {APPLICATION} AND c.relkind = 'r' AND c.relpersistence = 'p' AND a.attnum > 0 AND NOT a.attisdropped \
              AND a.atttypid IN ('oid'::regtype, 'oid[]'::regtype, 'xid'::regtype, 'xid8'::regtype, 'tid'::regtype, \
               'pg_lsn'::regtype, 'pg_snapshot'::regtype) ORDER BY 1"
         ),

@@ -9,6 +9,7 @@ mod defaults;
 mod extensions;
 mod extras;
 mod fence;
+mod identity;
 pub(crate) mod ids;
 mod journal;
 mod leftovers;
@@ -88,6 +89,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("the roles", |look| Box::pin(roles::check(look))),
         ("whom the fence stops", |look| Box::pin(fence::check(look))),
         ("rights on what is the server's", |look| Box::pin(system::check(look))),
+        ("what identifies rows", |look| Box::pin(identity::check(look))),
         ("blue's tables", |look| Box::pin(tables::check(look))),
         ("their columns and indexes", |look| Box::pin(columns::check(look))),
         ("row policies", |look| Box::pin(policies::check(look))),
@@ -214,7 +216,8 @@ fn commands(each: impl IntoIterator<Item = String>) -> String {
     format!("{}{more}", shown.join(" "))
 }
 
-/// The application's relations in a query over `pg_class c` and `pg_namespace n`: not the system's, an extension's or ours.
+/// What somebody made, in a query over `pg_class c` and `pg_namespace n`: not the system's, an extension's or ours. Of an extension's
+/// tables those with the user's rows are the application's too (`catalog::APPLICATION`), and are made by the extension.
 const OURS_NOT: &str = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') \
      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
 

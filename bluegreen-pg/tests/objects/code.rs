@@ -100,6 +100,13 @@ async fn triggers_that_fire_on_apply_are_told_and_do_what_was_told() {
     assert!(!findings.iter().any(|f| f.id == "triggers-fire-on-apply"));
     moved.mirror().await;
     moved.change("UPDATE t SET v = 'a' WHERE id < 4").await;
+    let fired = "SELECT string_agg(DISTINCT what, ', ') FROM only_here";
+    let fired: Option<String> = moved.blue.query_one(fired, &[]).await.unwrap().get(0);
+    assert_eq!(
+        fired.as_deref(),
+        Some("Always"),
+        "the REPLICA one never fires for the application"
+    );
     moved.and_back("UPDATE t SET v = 'b' WHERE id < 4").await;
 }
 

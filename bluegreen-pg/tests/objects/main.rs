@@ -27,6 +27,7 @@ macro_rules! upward_and_alike {
 mod again;
 mod code;
 mod encodings;
+mod identities;
 mod own;
 mod rights;
 mod shapes;
@@ -108,6 +109,20 @@ impl Moved {
             .iter()
             .filter(|f| f.severity == Severity::Blocking)
             .collect()
+    }
+
+    /// Runs what mends the finding of this name, and looks again.
+    async fn mend(&mut self, id: &str, at: &str) -> Finding {
+        let found: Vec<&Finding> = self.findings.iter().filter(|f| f.id == id).collect();
+        let [finding] = found[..] else {
+            panic!("{id} is there {} times in {:#?}", found.len(), self.findings)
+        };
+        let finding = finding.clone();
+        let (_, commands) = finding.mend.split_once(at).unwrap();
+        self.blue.batch_execute(commands).await.unwrap();
+        self.findings = self.replicator.preflight().await.unwrap();
+        assert!(!self.findings.iter().any(|f| f.id == id), "{:#?}", self.findings);
+        finding
     }
 
     /// Mirrors it and compares both sides.

@@ -2,6 +2,7 @@
 //! that no log has.
 
 use super::{Moved, for_later, pair};
+use crate::common::findings::{find, troubles};
 use crate::common::{Pair, sequences};
 use bluegreen_core::{Color, Direction, Replicator, Severity};
 
@@ -184,5 +185,54 @@ async fn virtual_columns() {
             .mend
             .contains("ALTER TABLE public.stored REPLICA IDENTITY USING INDEX stored_a_key;"),
         "{finding}"
+    );
+}
+
+/// While keys are doubled the command that makes a unique one fails, and leaves no more than there was.
+#[tokio::test]
+async fn indexes_that_are_not_valid() {
+    let Some(pair) = Pair::start().await else { return };
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute("CREATE TABLE doubled (id int PRIMARY KEY, v int); INSERT INTO doubled VALUES (1, 1), (2, 1)")
+        .await
+        .unwrap();
+    let create = "CREATE UNIQUE INDEX CONCURRENTLY \"Broken\" ON doubled (v DESC) INCLUDE (id) WHERE v > 0";
+    blue.batch_execute(create).await.unwrap_err();
+    blue.batch_execute("REINDEX INDEX CONCURRENTLY \"Broken\"")
+        .await
+        .unwrap_err();
+    let replicator = pair.replicator();
+    let seen = troubles(&replicator).await;
+    let evidence = [
+        "2 index",
+        "public.\"Broken\" on public.doubled",
+        "public.\"Broken_ccnew\"",
+    ];
+    let invalid = find(&seen, "invalid-indexes", Severity::Warning, &evidence);
+    let (_, commands) = invalid.mend.split_once("itself: ").unwrap();
+    let mut failed = 0;
+    for command in commands.split_inclusive(';') {
+        failed += u32::from(blue.batch_execute(command).await.is_err());
+    }
+    assert_eq!(failed, 1, "{invalid}");
+    let seen = troubles(&replicator).await;
+    let invalid = find(
+        &seen,
+        "invalid-indexes",
+        Severity::Warning,
+        &["1 index: public.\"Broken\""],
+    );
+    blue.batch_execute("DELETE FROM doubled WHERE id = 2").await.unwrap();
+    let (_, commands) = invalid.mend.split_once("itself: ").unwrap();
+    for command in commands.split_inclusive(';') {
+        blue.batch_execute(command).await.unwrap();
+    }
+    let left = troubles(&replicator).await;
+    assert!(left.is_empty(), "{left:#?}");
+    let made = "SELECT pg_get_indexdef('\"Broken\"'::regclass)";
+    let made: String = blue.query_one(made, &[]).await.unwrap().get(0);
+    assert_eq!(
+        made,
+        "CREATE UNIQUE INDEX \"Broken\" ON public.doubled USING btree (v DESC) INCLUDE (id) WHERE (v > 0)"
     );
 }
