@@ -97,6 +97,7 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("triggers-fire-on-apply", WARNS),
     ("invalid-indexes", WARNS),
     ("unqualified-functions", &[Blocking, Warning]),
+    ("checks-read-tables", BLOCKS),
     ("copied-as-text", NOTES),
     ("catalog-numbers", NOTES),
     ("sequences-near-end", WARNS),

@@ -3,6 +3,7 @@
 mod activity;
 mod address;
 mod capacity;
+mod checks;
 mod columns;
 mod database;
 mod defaults;
@@ -92,6 +93,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("what identifies rows", |look| Box::pin(identity::check(look))),
         ("blue's tables", |look| Box::pin(tables::check(look))),
         ("their columns and indexes", |look| Box::pin(columns::check(look))),
+        ("checks that read tables", |look| Box::pin(checks::check(look))),
         ("row policies", |look| Box::pin(policies::check(look))),
         ("what does not travel", |look| Box::pin(extras::check(look))),
         ("the extensions", |look| Box::pin(extensions::check(look))),

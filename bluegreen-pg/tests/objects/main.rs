@@ -25,6 +25,7 @@ macro_rules! upward_and_alike {
 }
 
 mod again;
+mod checks;
 mod code;
 mod encodings;
 mod identities;
