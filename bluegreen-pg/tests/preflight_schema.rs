@@ -121,63 +121,6 @@ async fn columns_indexes_and_functions() {
 }
 
 #[tokio::test]
-async fn extensions_foreign_tables_and_tablespaces() {
-    let Some(pair) = Pair::start().await else { return };
-    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
-    blue.batch_execute(
-        "CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE TABLE t (id citext PRIMARY KEY, h hstore)",
-    )
-    .await
-    .unwrap();
-    let replicator = pair.replicator();
-    let clean = all(&replicator).await;
-    for id in [
-        "extension-rows",
-        "extension-versions",
-        "foreign-tables",
-        "missing-tablespaces",
-    ] {
-        assert!(!ids(&clean).contains(&id), "{clean:#?}");
-    }
-    // A table that an extension keeps for its user, as PostGIS or pg_partman do; the condition leaves its own rows out.
-    blue.batch_execute(
-        "CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO kept VALUES (1), (5000); ALTER EXTENSION hstore ADD TABLE kept;
-         UPDATE pg_extension SET extconfig = ARRAY['kept'::regclass::oid], extcondition = ARRAY['WHERE id > 1000'] WHERE extname = 'hstore';
-         UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'citext';
-         CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
-         CREATE FOREIGN TABLE \"Far away\" (line text) SERVER files OPTIONS (filename '/dev/null');
-         SET allow_in_place_tablespaces = on",
-    )
-    .await
-    .unwrap();
-    blue.batch_execute("CREATE TABLESPACE \"Fast\" LOCATION ''")
-        .await
-        .unwrap();
-    blue.batch_execute("CREATE TABLE quick (id int PRIMARY KEY) TABLESPACE \"Fast\"")
-        .await
-        .unwrap();
-    let seen = all(&replicator).await;
-    let rows = find(&seen, "extension-rows", Severity::Warning, &["public.kept of hstore"]);
-    assert!(rows.mend.contains("--table='public.kept'"), "{rows}");
-    find(&seen, "extension-versions", Severity::Note, &["citext (1.0 on blue"]);
-    find(&seen, "foreign-tables", Severity::Warning, &["public.\"Far away\""]);
-    find(&seen, "missing-tablespaces", Severity::Blocking, &["\"Fast\""]);
-    green
-        .batch_execute("SET allow_in_place_tablespaces = on")
-        .await
-        .unwrap();
-    green
-        .batch_execute("CREATE TABLESPACE \"Fast\" LOCATION ''")
-        .await
-        .unwrap();
-    blue.batch_execute("DELETE FROM kept WHERE id > 1000; DROP EXTENSION file_fdw CASCADE")
-        .await
-        .unwrap();
-    let left = troubles(&replicator).await;
-    assert!(left.is_empty(), "{left:#?}");
-}
-
-#[tokio::test]
 async fn databases_that_are_read_only() {
     let Some(pair) = Pair::start().await else { return };
     let replicator = pair.replicator();

@@ -1,4 +1,4 @@
-//! Extensions: that green's server has their files, of which version, and the rows they keep for the application.
+//! Extensions: that green's server has their files, of which version; those that no mirror carries, and those that run jobs.
 
 use super::{Look, commands, listed, names, texts};
 use crate::ident::ident;
@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     files(look).await?;
-    rows(look).await
+    unmovable(look).await?;
+    jobs(look).await
 }
 
 async fn files(look: &mut Look<'_>) -> Result<()> {
@@ -67,48 +68,90 @@ async fn files(look: &mut Look<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Tables that belong to an extension and hold what users put there: their rows are neither copied nor mirrored.
-async fn rows(look: &mut Look<'_>) -> Result<()> {
-    let kept = texts::<3>(
-        look.blue,
-        "SELECT e.extname::text, format('%I.%I', n.nspname, c.relname), k.condition FROM pg_extension e \
-         CROSS JOIN LATERAL unnest(e.extconfig, e.extcondition) AS k (rel, condition) \
-         JOIN pg_class c ON c.oid = k.rel AND c.relkind IN ('r', 'p') JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2",
-    )
-    .await?;
-    let mut full = Vec::new();
-    for [extension, table, condition] in kept {
-        // The condition is the extension's own, and leaves out what it brought along itself.
-        let some = names(
+/// Extensions whose tables are more than tables, or which replicate by themselves; and why no mirror of ours carries them.
+const UNMOVABLE: [(&str, &str); 7] = [
+    ("bdr", "it replicates by itself"),
+    ("citus", "its tables' rows are on other servers"),
+    (
+        "citus_columnar",
+        "its tables have no changes in the log that could be decoded",
+    ),
+    ("pgactive", "it replicates by itself"),
+    ("pglogical", "it replicates by itself"),
+    ("spock", "it replicates by itself"),
+    (
+        "timescaledb",
+        "its chunks are made by itself, and known in its own catalogue only",
+    ),
+];
+
+async fn unmovable(look: &mut Look<'_>) -> Result<()> {
+    let installed = names(look.blue, "SELECT extname::text FROM pg_extension ORDER BY 1", &[]).await?;
+    let (mut seen, mut mend) = (Vec::new(), Vec::new());
+    for (name, why) in UNMOVABLE.iter().filter(|(name, _)| installed.iter().any(|e| e == name)) {
+        seen.push(format!("{} ({why})", ident(name)));
+        mend.push(format!("DROP EXTENSION {};", ident(name)));
+    }
+    if !seen.is_empty() {
+        look.blocks(
+            "unmovable-extensions",
+            listed("extension", &seen),
+            "the mirror carries the rows of ordinary tables: what such an extension keeps would be missing on green, or be doubled",
+            format!(
+                "move this database by the extension's own means; where nothing uses it, at blue: {}",
+                commands(mend)
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Extensions with jobs: where they keep them, which of them run here by themselves, and what switches them off.
+const JOBS: [(&str, &str, &str, &str); 2] = [
+    (
+        "pg_cron",
+        "job",
+        "SELECT jobid::text, coalesce(to_jsonb(j) ->> 'jobname', left(command, 60)) FROM {table} AS j \
+         WHERE database = current_database() AND coalesce((to_jsonb(j) ->> 'active')::boolean, true) ORDER BY jobid",
+        "UPDATE {table} SET active = false WHERE jobid = {key};",
+    ),
+    (
+        "pg_partman",
+        "part_config",
+        "SELECT quote_literal(parent_table), 'partitions of ' || parent_table FROM {table} WHERE automatic_maintenance = 'on' ORDER BY 1",
+        "UPDATE {table} SET automatic_maintenance = 'off' WHERE parent_table = {key};",
+    ),
+];
+
+async fn jobs(look: &mut Look<'_>) -> Result<()> {
+    let (mut seen, mut mend) = (Vec::new(), Vec::new());
+    for (extension, table, list, off) in JOBS {
+        let tables = names(
             look.blue,
-            &format!("SELECT 'some' WHERE EXISTS (SELECT FROM {table} {condition})"),
-            &[],
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_extension e JOIN pg_depend d ON d.deptype = 'e' AND d.refobjid = e.oid \
+             AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass JOIN pg_class c ON c.oid = d.objid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE e.extname = $1 AND c.relname = $2 AND c.relkind = 'r'",
+            &[&extension, &table],
         )
         .await?;
-        if !some.is_empty() {
-            full.push((extension, table));
+        for table in tables {
+            for [key, job] in texts::<2>(look.blue, &list.replace("{table}", &table)).await? {
+                seen.push(format!("{job} ({extension})"));
+                mend.push(off.replace("{table}", &table).replace("{key}", &key));
+            }
         }
     }
-    if full.is_empty() {
-        return Ok(());
+    if !seen.is_empty() {
+        look.warns(
+            "extension-jobs",
+            format!("runs by itself at blue: {}", listed("job", &seen)),
+            "a job that makes or drops tables or partitions while the migration runs stops the cut-over; and its row goes over, so \
+             that it runs at green too, where it fails while green is a mirror",
+            format!(
+                "until the migration is done, and then the same the other way at green (a job of pg_cron names its database), at blue: {}",
+                commands(mend)
+            ),
+        );
     }
-    let seen: Vec<String> = full
-        .iter()
-        .map(|(extension, table)| format!("{table} of {extension}"))
-        .collect();
-    let mend: Vec<String> = full.iter().map(|(_, table)| format!("--table='{table}'")).collect();
-    let (blue, green) = (&look.context.settings.blue, &look.context.settings.green);
-    let mend = format!(
-        "after the copy: pg_dump --data-only {} \"{}\" | psql \"{} options='-c default_transaction_read_only=off'\"",
-        mend.join(" "),
-        blue.conninfo().without_password_and_options(),
-        green.conninfo().without_password_and_options()
-    );
-    look.warns(
-        "extension-rows",
-        format!("there are rows of the application's in {}", listed("table", &seen)),
-        "a table that an extension made belongs to it: it is made on green by the extension, and its rows do not follow",
-        mend,
-    );
     Ok(())
 }

@@ -108,7 +108,8 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("event-triggers", WARNS),
     ("missing-extensions", BLOCKS),
     ("extension-versions", NOTES),
-    ("extension-rows", WARNS),
+    ("unmovable-extensions", BLOCKS),
+    ("extension-jobs", WARNS),
     ("missing-tablespaces", BLOCKS),
     // What is there already, and what runs.
     ("target-not-empty", BLOCKS),
