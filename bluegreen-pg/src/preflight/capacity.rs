@@ -1,6 +1,7 @@
 //! Server settings: logical decoding on, and room for a slot, a walsender and a worker on both sides.
 
-use super::{Look, OURS_NOT, commands, texts};
+use super::{Look, commands, texts};
+use crate::catalog::APPLICATION;
 use crate::error::{describe, fault};
 use crate::ident::mirror_name;
 use bluegreen_core::{Color, Direction, Kind, Result};
@@ -143,7 +144,7 @@ async fn locks(look: &mut Look<'_>, color: Color) -> Result<()> {
     };
     let count = format!(
         "SELECT count(*) + CASE WHEN $1 THEN 2 * count(*) FILTER (WHERE c.reltoastrelid <> 0) ELSE 0 END \
-         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND {kinds}"
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {APPLICATION} AND {kinds}"
     );
     let row = look
         .blue

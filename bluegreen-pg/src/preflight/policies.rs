@@ -1,7 +1,7 @@
 //! Row policies: that they hide no row from the copy, and stop no change on its way.
 
-use super::{Look, OURS_NOT, commands, listed, names, texts};
-use crate::catalog;
+use super::{Look, commands, listed, names, texts};
+use crate::catalog::{self, APPLICATION};
 use crate::ident::ident;
 use bluegreen_core::{Color, Result};
 
@@ -32,7 +32,7 @@ async fn on_us(look: &mut Look<'_>, color: Color) -> Result<()> {
         look.blue,
         &format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND c.relrowsecurity \
+             WHERE {APPLICATION} AND c.relkind IN ('r', 'p') AND c.relrowsecurity \
              AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> $1) ORDER BY 1"
         ),
         &[&user],
@@ -64,7 +64,7 @@ async fn on_owners(look: &mut Look<'_>, follower: Color) -> Result<()> {
         look.blue,
         &format!(
             "SELECT format('%I.%I', n.nspname, c.relname), pg_get_userbyid(c.relowner)::text FROM pg_class c \
-             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND c.relkind = 'r' AND c.relpersistence = 'p' \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {APPLICATION} AND c.relkind = 'r' AND c.relpersistence = 'p' \
              AND c.relrowsecurity AND c.relforcerowsecurity ORDER BY 1"
         ),
     )

@@ -1,6 +1,7 @@
 //! What we must be allowed to do, asked of the servers' own privilege functions.
 
-use super::{Look, OURS_NOT, commands, listed, names};
+use super::{Look, commands, listed, names};
+use crate::catalog::APPLICATION;
 use crate::ident::ident;
 use bluegreen_core::{Color, Result};
 
@@ -68,7 +69,7 @@ async fn tables(look: &mut Look<'_>) -> Result<()> {
         look.blue,
         &format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
+             WHERE {APPLICATION} AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
              AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"
         ),
         &[],
@@ -123,7 +124,7 @@ async fn sequences(look: &mut Look<'_>) -> Result<()> {
         look.blue,
         &format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {OURS_NOT} AND c.relkind = 'S' AND c.relpersistence <> 't' \
+             WHERE {APPLICATION} AND c.relkind = 'S' AND c.relpersistence <> 't' \
              AND NOT (has_sequence_privilege(c.oid, 'SELECT') AND has_sequence_privilege(c.oid, 'UPDATE')) ORDER BY 1"
         ),
         &[],

@@ -2,7 +2,7 @@
 
 use super::database::{self, Database, spelled};
 use super::{Look, OURS_NOT, commands, listed, names, texts};
-use crate::catalog;
+use crate::catalog::{self, APPLICATION};
 use crate::error::describe;
 use crate::ident::literal;
 use bluegreen_core::{Color, Result};
@@ -196,7 +196,7 @@ async fn columns_of(look: &Look<'_>, kind: &str) -> Result<Vec<String>> {
         look.blue,
         &format!(
             "SELECT format('%I.%I.%I', n.nspname, c.relname, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
-             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT} AND c.relkind = 'r' AND a.attnum > 0 \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {APPLICATION} AND c.relkind = 'r' AND a.attnum > 0 \
              AND a.atttypid IN ('{kind}'::regtype, '{kind}[]'::regtype) ORDER BY 1"
         ),
         &[],

@@ -1,7 +1,7 @@
 //! How fast blue writes its log, and what that means for its disk while a slot keeps it.
 
-use super::{Look, OURS_NOT, texts};
-use crate::catalog;
+use super::{Look, texts};
+use crate::catalog::{self, APPLICATION};
 use crate::error::{Doing, fault};
 use crate::wal::units::{size, time};
 use bluegreen_core::duration::format_duration;
@@ -190,7 +190,7 @@ async fn green_disk(look: &mut Look<'_>) -> Result<()> {
     }
     let sql = format!(
         "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::float8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {OURS_NOT} AND c.relkind IN ('r', 'm') AND c.relpersistence <> 't'"
+         WHERE {APPLICATION} AND c.relkind IN ('r', 'm') AND c.relpersistence <> 't'"
     );
     let needed: f64 = look
         .blue
