@@ -1,8 +1,8 @@
 //! Two clusters, a replicator between them, and the ways to compare and to wait.
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
-pub mod copying;
 pub mod comparing;
+pub mod copying;
 pub mod course;
 pub mod findings;
 pub mod mover;
