@@ -199,7 +199,7 @@ async fn padding_does_not_travel_and_is_there_again() {
     let of = async |client: &Client| client.query_one(bytes, &[]).await.unwrap().get::<_, i64>(0);
     assert_eq!(of(&blue).await, of(&green).await);
     let log = std::fs::read_to_string(pair.blue.log().unwrap()).unwrap();
-    let reads: Vec<&str> = log.lines().filter(|l| l.contains("statement: COPY")).collect();
+    let reads: Vec<&str> = log.lines().filter(|l| l.contains("TO STDOUT (FORMAT")).collect();
     let read = |table: &str| reads.iter().find(|l| l.contains(table)).unwrap();
     assert_eq!(read("\"padded\"").matches("bpcharsend(\"c\")").count(), 1, "{reads:#?}");
     assert_eq!(
