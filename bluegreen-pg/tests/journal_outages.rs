@@ -80,7 +80,7 @@ async fn a_frozen_server_is_not_waited_for_without_end() {
             journal.close(),
         )
     };
-    let answers = tokio::time::timeout(Duration::from_secs(60), asked).await;
+    let answers = tokio::time::timeout(Duration::from_secs(60), Box::pin(asked)).await;
     signal(Signal::SIGCONT);
     let (a, b, c, d, e, f) = answers.expect("nothing waits without end");
     for answer in [a, b, c, d, e, f] {
