@@ -21,8 +21,8 @@ const COLUMNS_AND_KEY: &str = "SELECT n.nspname::text, c.relname::text, greatest
 
 /// The tables that are mirrored, and no others.
 fn tables() -> String {
-    let (application, kind) = (catalog::APPLICATION, catalog::TABLES);
-    format!("{COLUMNS_AND_KEY} {application} AND {kind} ORDER BY pg_table_size(c.oid) DESC, 1, 2")
+    let (relations, application, kind) = (catalog::RELATIONS, catalog::APPLICATION, catalog::TABLES);
+    format!("{COLUMNS_AND_KEY} {relations} WHERE {application} AND {kind} ORDER BY pg_table_size(c.oid) DESC, 1, 2")
 }
 
 /// The types of all columns. `to_jsonb` reads a catalogue's column that older versions do not have.
