@@ -317,9 +317,9 @@ where
     Fut: Future<Output = Result<(), E>> + Send + 'static,
     E: Display,
 {
-    let call = move || -> futures::future::BoxFuture<'static, Result<(), String>> {
+    let call = move || -> futures::future::BoxFuture<'static, Result<Result<(), String>>> {
         let running = call();
-        Box::pin(async move { running.await.map_err(|e| e.to_string()) })
+        Box::pin(async move { Ok(running.await.map_err(|e| e.to_string())) })
     };
     Hook {
         name: name.into(),

@@ -41,7 +41,7 @@ fn guarded_hook(journal: &Arc<dyn Journal>, hook: Hook) -> Hook {
         call: Arc::new(move || {
             let (journal, inner) = (Arc::clone(&journal), Arc::clone(&inner));
             Box::pin(async move {
-                journal.confirm().await.map_err(|e| e.to_string())?;
+                journal.confirm().await.map_err(|e| not_begun("run a hook", e))?;
                 inner().await
             })
         }),

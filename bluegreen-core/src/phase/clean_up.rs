@@ -52,7 +52,7 @@ impl Step for CleanUp {
             && !cx.passed(&hook.name)
         {
             // Nothing can be unwound any more: a failing hook is a human's, not a rollback.
-            return Ok(match (hook.call)().await {
+            return Ok(match (hook.call)().await? {
                 Ok(()) => passed(&hook.name),
                 Err(error) => Progress::Ask(format!("the decommission hook failed: {error}. Mend it and run again")),
             });

@@ -34,7 +34,7 @@ impl Step for Deploy {
 
     async fn advance(&self, cx: &Context<'_>) -> Result<Progress> {
         if let Some(hook) = &cx.with.deploy
-            && let Some(progress) = cx.run_hook("the deploy hook", hook).await
+            && let Some(progress) = cx.run_hook("the deploy hook", hook).await?
         {
             return Ok(progress);
         }

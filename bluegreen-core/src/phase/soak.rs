@@ -29,7 +29,7 @@ impl Step for Soak {
 
     async fn advance(&self, cx: &Context<'_>) -> Result<Progress> {
         for hook in &cx.with.verify {
-            if let Some(progress) = cx.run_hook("verify", hook).await {
+            if let Some(progress) = cx.run_hook("verify", hook).await? {
                 return Ok(progress);
             }
         }

@@ -65,11 +65,11 @@ pub(crate) trait Step: Send + Sync {
     }
 }
 
-/// A user's hook.
+/// A user's hook. Its own failure is a sentence, and final; an error is of what stands around it: it was not begun.
 #[derive(Clone)]
 pub(crate) struct Hook {
     pub(crate) name: String,
-    pub(crate) call: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+    pub(crate) call: Arc<dyn Fn() -> BoxFuture<'static, Result<Result<(), String>>> + Send + Sync>,
 }
 
 impl fmt::Debug for Hook {
@@ -221,16 +221,16 @@ impl Context<'_> {
     }
 
     /// Runs a hook that has not yet run to its end; none when there is nothing to run.
-    pub(crate) async fn run_hook(&self, kind: &str, hook: &Hook) -> Option<Progress> {
+    pub(crate) async fn run_hook(&self, kind: &str, hook: &Hook) -> Result<Option<Progress>> {
         if self.passed(&hook.name) {
-            return None;
+            return Ok(None);
         }
-        Some(match (hook.call)().await {
+        Ok(Some(match (hook.call)().await? {
             Ok(()) => Progress::Note(Note::Passed {
                 hook: hook.name.clone(),
             }),
             Err(error) => Progress::GiveUp(format!("{kind} {:?} failed: {error}", hook.name)),
-        })
+        }))
     }
 
     /// Probes every endpoint of a colour, side by side, and remembers what it saw. Says what was ill, if anything.
