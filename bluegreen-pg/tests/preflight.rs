@@ -269,7 +269,7 @@ async fn server_settings_and_room() {
             .setting("max_wal_senders", "1")
             .setting("max_logical_replication_workers", "0")
             .setting("max_worker_processes", "0")
-            .setting("max_connections", "10")
+            .setting("max_connections", "9")
             .setting("idle_session_timeout", "1h")
     };
     let (blue, green) = tokio::join!(poor().start(), poor().start());

@@ -93,7 +93,7 @@ async fn become_owners(look: &mut Look<'_>, color: Color, owners: &BTreeSet<Stri
     let mighty = "SELECT quote_ident(rolname) FROM pg_roles WHERE rolsuper AND quote_ident(rolname) = ANY ($1)";
     let mighty = match names(look.side(color), mighty, &[&beyond]).await?.first() {
         Some(owner) => format!(
-            " (a member of the superuser {owner} may all that it may: or give what it owns at blue to another role)"
+            " -- a member of the superuser {owner} may all that it may, so better give what it owns at blue to another role"
         ),
         None => String::new(),
     };
