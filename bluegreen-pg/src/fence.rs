@@ -349,6 +349,14 @@ fn writer_is_whole(writer: &Row, publication: &str, sequences: i64) -> Result<()
             "a sequence was made or dropped since the cut-over was armed: make it at both sides, and arm again",
         ));
     }
+    if writer.get("large_objects") {
+        return Err(fault(
+            Kind::Diverged,
+            doing,
+            "large objects were made on the way, and no mirror carries them: keep what they hold in a bytea column, take them away \
+             (lo_unlink), and arm again",
+        ));
+    }
     match writer.get::<_, Option<String>>("prepared") {
         Some(gids) => Err(fault(
             Kind::Conflict,

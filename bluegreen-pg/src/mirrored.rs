@@ -50,6 +50,7 @@ pub(crate) fn writer_check() -> String {
            LIMIT {NAMED}) l) END AS amiss, \
           (SELECT string_agg(gid, ', ') FROM pg_prepared_xacts WHERE database = current_database()) AS prepared, \
           (SELECT count(*) FROM app WHERE relkind = 'S') AS sequences, \
+          EXISTS (SELECT FROM pg_largeobject_metadata) AS large_objects, \
           coalesce(m.tables = seen.lines, false) AS same, \
           CASE WHEN m.tables IS DISTINCT FROM seen.lines THEN seen.lines END AS now, \
           CASE WHEN m.tables IS DISTINCT FROM seen.lines THEN m.tables END AS was \

@@ -121,6 +121,23 @@ async fn a_table_made_after_the_last_look_is_made_nowhere() {
     assert!(drops.batch_execute("SELECT 1").await.is_err());
 }
 
+/// The preflight refuses those that are there; one made afterwards would be at blue only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_object_made_on_the_way_stops_the_cut_over() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute("SELECT lo_create(4711)").await.unwrap();
+    let refused = replicator.fence(Color::Blue, WITHIN).await.unwrap_err();
+    assert!(refused.to_string().contains("large objects were made"), "{refused}");
+    write(&pair.client(Color::Blue).await, "blue writes on").await.unwrap();
+    let blue = pair.client(Color::Blue).await;
+    blue.batch_execute("SELECT lo_unlink(4711)").await.unwrap();
+    common::cut_over(&replicator, Color::Green).await;
+}
+
 /// While green is a mirror nobody writes into it, whatever the client says; who mends something there can, and says so. Once it
 /// is the writer, no trigger is in the way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -325,7 +325,7 @@ async fn who_insists_on_writing_at_the_old_writer_is_refused() {
 async fn what_a_dead_process_still_takes_away_is_no_failure() {
     let Some(pair) = Pair::start().await else { return };
     let left = "CREATE SCHEMA bluegreen; CREATE TABLE bluegreen.marker (migration text);
-        CREATE TABLE bluegreen.state (migration text, stage text); CREATE TABLE bluegreen.made (migration text);
+        CREATE TABLE bluegreen.state (migration text, stage text, proof bigint, shut boolean); CREATE TABLE bluegreen.made (migration text);
         CREATE TABLE bluegreen.copied (migration text); INSERT INTO bluegreen.state VALUES ('shop', 'ready')";
     let last_words =
         "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('bluegreen', 0)); DROP SCHEMA bluegreen CASCADE";

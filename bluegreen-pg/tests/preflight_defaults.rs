@@ -289,11 +289,15 @@ async fn what_only_18_can_be_told() {
     let replicator = pair.builder().build().unwrap();
     let clean = ids(&troubles(&replicator).await).join(" ");
     assert!(
-        !clean.contains("idle-slot-timeout") && !clean.contains("origins"),
+        !clean.contains("idle-slot-timeout") && !clean.contains("origins") && !clean.contains("output-plugin"),
         "{clean}"
     );
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
-    set(&blue, &["idle_replication_slot_timeout = '1h'"]).await;
+    let at_blue = [
+        "idle_replication_slot_timeout = '1h'",
+        "output_plugin_libraries = 'test_decoding'",
+    ];
+    set(&blue, &at_blue).await;
     set(&green, &["max_active_replication_origins = 0"]).await;
     pair.green.restart().await.unwrap();
     let seen = troubles(&replicator).await;
@@ -304,7 +308,10 @@ async fn what_only_18_can_be_told() {
         Severity::Blocking,
         &["of green is 0", "1 more"],
     );
-    run(&blue, timeout, "at blue: ").await;
+    let plugin = find(&seen, "output-plugin", Severity::Blocking, &["test_decoding"]);
+    for finding in [timeout, plugin] {
+        run(&blue, finding, "at blue: ").await;
+    }
     let (_, more) = origins.mend.split_once("at green: ").unwrap();
     let more = more.split(" and restart").next().unwrap();
     pair.client(Color::Green).await.batch_execute(more).await.unwrap();

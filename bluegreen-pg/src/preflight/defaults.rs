@@ -103,8 +103,8 @@ fn meaning(look: &mut Look<'_>, blue: &BTreeMap<String, Setting>, green: &BTreeM
             shown: at_green.boot.clone(),
             ..Setting::default()
         });
-        // Our role's own hides what others have; the database's is looked at with the database.
-        let hidden = |of: &Setting| matches!(of.source.as_str(), "user" | "database user");
+        // Our role's own, or everybody's, hides what others have; the database's is looked at with the database.
+        let hidden = |of: &Setting| matches!(of.source.as_str(), "user" | "database user" | "global");
         // A mirror's database is closed, and opened when it is to write.
         let closed = name == "default_transaction_read_only" && at_green.source == "database";
         if hidden(&at_blue) || hidden(at_green) || at_blue.source == "database" || closed {
