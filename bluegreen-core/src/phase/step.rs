@@ -65,11 +65,14 @@ pub(crate) trait Step: Send + Sync {
     }
 }
 
+/// A call of a user's hook: its own failure, or that it was not begun.
+pub(crate) type Call = BoxFuture<'static, Result<Result<(), String>>>;
+
 /// A user's hook. Its own failure is a sentence, and final; an error is of what stands around it: it was not begun.
 #[derive(Clone)]
 pub(crate) struct Hook {
     pub(crate) name: String,
-    pub(crate) call: Arc<dyn Fn() -> BoxFuture<'static, Result<Result<(), String>>> + Send + Sync>,
+    pub(crate) call: Arc<dyn Fn() -> Call + Send + Sync>,
 }
 
 impl fmt::Debug for Hook {
