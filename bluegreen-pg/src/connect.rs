@@ -19,16 +19,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sent with every session. Timeouts of the role or the database must not cut our work; a mirror's read-only default
 /// must not stop us; names must print the same everywhere; a row policy must fail a copy and not thin it out; what is read as
-/// text must be what was written.
+/// text must be what was written; to compile a look at the catalogue takes a hundred times as long as to run it.
 pub(crate) const SESSION_SETTINGS: &str = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
      -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
      -c row_security=off -c bytea_output=hex -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
-     -c array_nulls=on -c xmloption=content";
+     -c array_nulls=on -c xmloption=content -c jit=off";
 
-/// Not every version has these two, so they cannot be sent along.
-pub(crate) const NO_OTHER_TIMEOUTS: &str = "SELECT pg_catalog.set_config(s, '0', false) \
-     FROM pg_catalog.unnest(ARRAY['idle_session_timeout', 'transaction_timeout']) AS s \
-     WHERE pg_catalog.current_setting(s, true) IS NOT NULL";
+/// What cannot be sent along. Not every version has these timeouts. And the user's event triggers must not run on what we make and
+/// drop: one that keeps a log of it would write into the mirror. Only superusers may say so; before 17 it is what a replica's worker
+/// says, whose writes fire nothing else either (an event trigger `ENABLE ALWAYS` does run: the preflight tries it).
+pub(crate) const AFTER_CONNECT: &str = "SELECT pg_catalog.set_config(s, v, false) FROM (VALUES \
+     ('idle_session_timeout', '0', false), ('transaction_timeout', '0', false), \
+     ('event_triggers', 'off', true), ('session_replication_role', 'replica', true)) AS settings (s, v, superusers) \
+     WHERE pg_catalog.current_setting(s, true) IS NOT NULL AND (NOT superusers OR pg_catalog.current_setting('is_superuser') = 'on')";
 
 /// One side's server: how we reach it, and how the other server does.
 #[derive(Debug, Clone)]
@@ -129,7 +132,7 @@ pub(crate) async fn dial(conninfo: &Conninfo, whose: &str, application: &str, se
     let config = config(conninfo, whose, application, settings)?;
     let within = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
     let session = open(conninfo, whose, config).await?;
-    match tokio::time::timeout(within, session.batch_execute(NO_OTHER_TIMEOUTS)).await {
+    match tokio::time::timeout(within, session.batch_execute(AFTER_CONNECT)).await {
         Ok(set) => set.doing(operation())?,
         Err(_) => return Err(PgError::Elapsed(within)).doing(operation()),
     }

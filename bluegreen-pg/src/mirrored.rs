@@ -29,8 +29,8 @@ const SUBSCRIBED: &str = "SELECT c.oid AS relation, r.srsubstate, format('%I.%I'
 
 const SUBSCRIBED_LINES: &str = "string_agg('0 ' || relation::text || ' ' || name, E'\\n' ORDER BY relation)";
 
-/// A list of names in one order, for both sides.
-const NAMES: &str = "string_agg(name, ',' ORDER BY name COLLATE \"C\")";
+/// A list of names in one order, for both sides: they may be of two encodings, in which the same names have other bytes.
+const NAMES: &str = "string_agg(name, ',' ORDER BY convert_to(name, 'UTF8'))";
 
 /// So many are named.
 const NAMED: usize = 5;
@@ -43,7 +43,7 @@ pub(crate) fn writer_check() -> String {
          pub AS MATERIALIZED ({PUBLISHED}), \
          seen AS MATERIALIZED (SELECT (SELECT {NAMES} FROM app WHERE relkind = 'r') AS tables, \
           {NAMES} FILTER (WHERE NOT ours) AS published, {PUBLISHED_LINES} AS lines FROM pub) \
-         SELECT coalesce(md5(seen.published), 'none') AS names, \
+         SELECT coalesce(md5(convert_to(seen.published, 'UTF8')), 'none') AS names, \
           CASE WHEN seen.tables IS DISTINCT FROM seen.published THEN (SELECT string_agg(line, '; ') FROM ( \
            SELECT name || ' is not in it' AS line FROM (SELECT name FROM app WHERE relkind = 'r' EXCEPT SELECT name FROM pub) a \
            UNION ALL SELECT name || ' is in it' FROM (SELECT name FROM pub WHERE NOT ours EXCEPT SELECT name FROM app WHERE relkind = 'r') b \
@@ -64,7 +64,7 @@ pub(crate) fn follower_check() -> String {
         "WITH sub AS MATERIALIZED ({SUBSCRIBED}), \
          seen AS MATERIALIZED (SELECT {NAMES} FILTER (WHERE NOT ours) AS subscribed, {SUBSCRIBED_LINES} AS lines, \
           count(*) FILTER (WHERE srsubstate <> 'r') AS unready FROM sub) \
-         SELECT coalesce(md5(seen.subscribed), 'none') AS names, seen.unready, \
+         SELECT coalesce(md5(convert_to(seen.subscribed, 'UTF8')), 'none') AS names, seen.unready, \
           (SELECT max(w.pid) FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.relid IS NULL) AS worker, \
           coalesce(m.tables = seen.lines, false) AS same, \
           CASE WHEN m.tables IS DISTINCT FROM seen.lines THEN seen.lines END AS now, \

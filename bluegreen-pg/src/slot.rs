@@ -1,6 +1,6 @@
 //! Replication slots: made with a snapshot, made idle for the way back, advanced, and dropped.
 
-use crate::connect::{NO_OTHER_TIMEOUTS, Server, Session};
+use crate::connect::{AFTER_CONNECT, Server, Session};
 use crate::error::{Doing, PgError, fault};
 use crate::tls::SslMode;
 use crate::writers;
@@ -32,7 +32,7 @@ pub(crate) async fn create_with_snapshot(
     let mut session = ReplicationClient::connect_gated(config(server, application)?)
         .await
         .doing(doing())?;
-    session.simple_query(NO_OTHER_TIMEOUTS).await.doing(doing())?;
+    session.simple_query(AFTER_CONNECT).await.doing(doing())?;
     let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput EXPORT_SNAPSHOT");
     let answer = match tokio::time::timeout(within, session.simple_query(&sql)).await {
         Ok(answer) => answer.doing(doing())?,

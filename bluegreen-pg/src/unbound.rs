@@ -3,6 +3,7 @@
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::ident;
+use crate::writers::services_own;
 use bluegreen_core::{Kind, Result};
 
 /// A role that a read-only database does not bind: its own setting overrides the database's.
@@ -31,15 +32,21 @@ impl Exception {
     }
 }
 
-/// The roles that a read-only database would not bind.
+/// The roles that a read-only database would not bind. A managed service's own has such a setting as it comes; who is no superuser
+/// can change nothing about it, and it is no application's.
 pub(crate) async fn exceptions(session: &Session) -> Result<Vec<Exception>> {
     let rows = session
         .query(
-            "SELECT coalesce(r.rolname, '?')::text, d.datname::text FROM pg_db_role_setting s \
+            concat!(
+                "SELECT coalesce(r.rolname, '?')::text, d.datname::text FROM pg_db_role_setting s \
              LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase \
              WHERE s.setrole <> 0 AND (s.setdatabase = 0 OR d.datname = current_database()) \
              AND EXISTS (SELECT FROM unnest(s.setconfig) AS c WHERE c ~* '^default_transaction_read_only=' \
-             AND c !~* '=(on|t|tr|tru|true|y|ye|yes|1)$') ORDER BY 1, 2",
+             AND c !~* '=(on|t|tr|tru|true|y|ye|yes|1)$') \
+             AND (current_setting('is_superuser') = 'on' OR r.rolname IS NULL OR r.rolname NOT IN ",
+                services_own!(),
+                ") ORDER BY 1, 2"
+            ),
             &[],
         )
         .await

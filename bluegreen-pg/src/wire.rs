@@ -1,7 +1,7 @@
 //! A session whose bytes are ours: opened, authenticated and prepared by the client library, then taken from it, so that
 //! the rows of a `COPY` need not be cut into messages and joined again, nor ever be whole in memory.
 
-use crate::connect::{NO_OTHER_TIMEOUTS, Server};
+use crate::connect::{AFTER_CONNECT, Server};
 use crate::error::{Doing, PgError};
 use crate::ident::side;
 use bluegreen_core::Result;
@@ -185,7 +185,7 @@ async fn greet(config: &Config, mut tls: MakeRustlsConnect, name: &str, io: Io, 
     let (client, connection) = config.connect_raw(plain.clone(), lender).await?;
     let driver = tokio::spawn(connection);
     let prepared = async {
-        client.batch_execute(NO_OTHER_TIMEOUTS).await?;
+        client.batch_execute(AFTER_CONNECT).await?;
         client.batch_execute(prepare).await?;
         client.query_one("SELECT pg_backend_pid()", &[]).await
     }

@@ -20,6 +20,14 @@ macro_rules! is_client {
 }
 pub(crate) use is_client;
 
+/// Roles that managed services keep for themselves: superusers, of whom nothing can be changed there.
+macro_rules! services_own {
+    () => {
+        "('rdsadmin', 'cloudsqladmin', 'cloudsqlagent', 'alloydbadmin', 'azuresu')"
+    };
+}
+pub(crate) use services_own;
+
 /// Clients of this database that are not ours, and processes still starting up in it; those of the clients that `$3`
 /// lists (all, when it is null) are told to end. A session that is starting holds a lock on its database until it has
 /// read the database's settings and shows itself: without looking there, one that read the old settings could appear
@@ -35,8 +43,9 @@ const PRESENT: &str = concat!(
     is_client!(),
     " AND a.pid <> pg_backend_pid() \
      AND a.application_name <> ALL ($1) AND ($2 IS NULL OR a.backend_start < $2::timestamptz) \
-     AND (me.rolsuper OR r.rolname NOT IN ('rdsadmin', 'cloudsqladmin', 'cloudsqlagent', 'alloydbadmin', 'azuresu')) \
-     UNION ALL SELECT l.pid, true, true, false, false \
+     AND (me.rolsuper OR r.rolname NOT IN ",
+    services_own!(),
+    ") UNION ALL SELECT l.pid, true, true, false, false \
      FROM pg_locks l JOIN pg_database d ON d.oid = l.objid AND d.datname = current_database() \
      WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted \
      AND l.pid <> pg_backend_pid()"

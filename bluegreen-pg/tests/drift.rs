@@ -174,6 +174,7 @@ const DEFINED: &str = "
     CREATE TABLE kin (id int PRIMARY KEY); CREATE TABLE kin_of (PRIMARY KEY (id)) INHERITS (kin);
     CREATE TABLE pa (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k); CREATE TABLE pa_1 PARTITION OF pa FOR VALUES IN (1);
     CREATE TABLE pa_2 (id int NOT NULL, k int NOT NULL, PRIMARY KEY (id, k)); INSERT INTO pa_2 VALUES (1, 2);
+    CREATE FUNCTION nothing() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
     CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TRIGGER tr BEFORE UPDATE ON t FOR EACH ROW WHEN (NEW.v IN ('a', 'b')) EXECUTE FUNCTION stay();
     CREATE POLICY p ON t USING (v IN ('a', 'b') AND EXISTS (SELECT FROM child WHERE child.id = t.id));
@@ -186,6 +187,12 @@ async fn ddl_at_the_writer_alone_is_drift_and_at_both_it_is_none() {
         return;
     };
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    for client in [&blue, &green] {
+        client
+            .batch_execute("BEGIN READ WRITE; CREATE ROLE app; COMMIT")
+            .await
+            .unwrap();
+    }
     let mut wrong = Vec::new();
     for (ddl, named) in [
         (
@@ -281,6 +288,47 @@ async fn ddl_at_the_writer_alone_is_drift_and_at_both_it_is_none() {
         ("CREATE STATISTICS st ON v, n FROM t", "statistics public.st"),
         ("CREATE CAST (pair AS text) WITH INOUT", "cast (public.pair AS text)"),
         ("ALTER TABLE t REPLICA IDENTITY FULL", "REPLICA IDENTITY FULL"),
+        (
+            "ALTER TABLE kin OWNER TO app; ALTER FUNCTION stay() OWNER TO app",
+            "function public.stay() (owner app RETURNS trigger",
+        ),
+        (
+            "GRANT SELECT, INSERT ON t TO app",
+            "right of app on table public.t (INSERT, SELECT, where the follower has nothing)",
+        ),
+        (
+            "REVOKE INSERT ON t FROM app",
+            "right of app on table public.t (SELECT, where the follower has INSERT, SELECT)",
+        ),
+        (
+            "GRANT UPDATE (w) ON t TO PUBLIC",
+            "right of PUBLIC on column public.t.w (UPDATE",
+        ),
+        (
+            "REVOKE EXECUTE ON FUNCTION half(int) FROM PUBLIC",
+            "right of PUBLIC on function public.half(a integer) (dropped at the writer only)",
+        ),
+        (
+            "REVOKE USAGE ON SCHEMA public FROM PUBLIC",
+            "right of PUBLIC on schema public (dropped at the writer only)",
+        ),
+        (
+            "CREATE EVENT TRIGGER ev ON sql_drop EXECUTE FUNCTION nothing()",
+            "event trigger ev",
+        ),
+        // Of the beginning, and dropped at one side only.
+        (
+            "DROP POLICY p ON t",
+            "policy p on public.t (dropped at the writer only)",
+        ),
+        (
+            "DROP TRIGGER tr ON t",
+            "trigger tr on public.t (dropped at the writer only)",
+        ),
+        (
+            "ALTER TABLE t DROP CONSTRAINT few",
+            "constraint few on public.t (dropped at the writer only)",
+        ),
     ] {
         blue.batch_execute(ddl).await.unwrap();
         let alone = replicator.arm(Color::Green, WITHIN).await;

@@ -125,6 +125,17 @@ async fn what_an_operator_meets() {
     assert!(!preflight("shop \"ü\"", "blue").await);
     journal.close().await.unwrap();
     assert!(preflight("shop \"ü\"", "postgres").await && !preflight("another", "postgres").await);
+    // What is not whole, and a name that is wrong, are not what a journal that was never begun is.
+    h.sql("DROP TABLE bluegreen_journal.entry CASCADE").await;
+    let broken = h.builder().read().await.unwrap_err();
+    assert_eq!(broken.kind(), Kind::Corrupt, "{broken}");
+    assert!(broken.to_string().contains("is not whole"), "{broken}");
+    let nowhere = PgJournal::builder(&h.0.url("postgers"), "shop")
+        .read()
+        .await
+        .unwrap_err();
+    assert_eq!(nowhere.kind(), Kind::InvalidInput, "{nowhere}");
+    assert!(nowhere.to_string().contains("\"postgers\" does not exist"), "{nowhere}");
     h.sql("DROP SCHEMA bluegreen_journal CASCADE; CREATE SCHEMA bluegreen; CREATE TABLE bluegreen.state ()")
         .await;
     assert_eq!(h.builder().open().await.unwrap_err().kind(), Kind::InvalidInput);

@@ -118,6 +118,15 @@ async fn a_journal_is_held_once_and_never_guessed_at() {
     let second = tool.run("run").await;
     assert_eq!(code(&second), 4, "{second:?}");
     assert!(second.errors.contains("is held by process"), "{second:?}");
+    // Who stands by and is stopped says how it ended too.
+    let mut third = tool.start(&["run", "--stand-by", "--json"]);
+    let told = third.errors().next_line().await.unwrap().unwrap();
+    assert!(told.contains("standing by"), "{told}");
+    third.signal(Signal::SIGINT);
+    let third = third.end().await;
+    assert_eq!(code(&third), 4);
+    assert!(third.text.contains("nothing was begun here"), "{third:?}");
+    assert!(third.text.ends_with("{\"code\":4,\"event\":\"ended\"}\n"), "{third:?}");
     running.signal(Signal::SIGTERM);
     assert_eq!(code(&running.end().await), 4);
 
@@ -234,4 +243,26 @@ async fn a_program_reads_the_findings() {
     let counted = json!({"event": "findings", "blocks": 1, "warns": of("warning"), "notes": of("note")});
     assert!(ill.contains(&counted), "{ill:#?}");
     assert_eq!(ill.last().unwrap(), &json!({"event": "ended", "code": 4}));
+}
+
+/// Who asks wrongly is answered in the way that was asked for.
+#[tokio::test]
+async fn a_program_that_asks_wrongly_is_answered() {
+    let tool = Tool::new("");
+    let wrong = tool.run_with(&["prefligth", "--json"]).await;
+    assert_eq!(code(&wrong), 2, "{wrong:?}");
+    let lines: Vec<serde_json::Value> = wrong
+        .text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(lines[0]["message"].as_str().unwrap().contains("prefligth"), "{wrong:?}");
+    assert_eq!(lines.last().unwrap(), &json!({"event": "ended", "code": 2}));
+    let for_a_person = tool.run_with(&["prefligth"]).await;
+    assert!(
+        code(&for_a_person) == 2 && for_a_person.text.is_empty(),
+        "{for_a_person:?}"
+    );
+    let help = tool.run_with(&["run", "--help", "--json"]).await;
+    assert!(code(&help) == 0 && help.text.contains("--stand-by"), "{help:?}");
 }

@@ -7,8 +7,8 @@ use bluegreen_core::Result;
 use std::collections::HashSet;
 use tokio_postgres::Row;
 
-/// Refreshes of the materialized views that have rows at the origin. One may read another, also through plain views: it
-/// comes after all that it reads.
+/// Refreshes of the materialized views that have rows at the origin. One may read another, also through plain views, and through
+/// functions, by what their bodies name: it comes after all that it reads.
 pub(super) async fn refreshes(origin: &Session) -> Result<Vec<String>> {
     let rows = origin
         .query(
@@ -16,7 +16,14 @@ pub(super) async fn refreshes(origin: &Session) -> Result<Vec<String>> {
                  SELECT DISTINCT r.ev_class AS view, d.refobjid AS other FROM pg_rewrite r \
                  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class \
-                 JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('m', 'v')), \
+                 JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('m', 'v') \
+                 UNION SELECT r.ev_class, c.oid FROM pg_rewrite r \
+                 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass \
+                 JOIN pg_proc p ON p.oid = d.refobjid AND p.oid >= 16384 \
+                 JOIN pg_class c ON c.relkind IN ('m', 'v') AND c.oid <> r.ev_class AND (EXISTS (SELECT FROM pg_depend b \
+                     WHERE b.classid = 'pg_proc'::regclass AND b.objid = p.oid AND b.refobjid = c.oid) \
+                     OR p.prosrc ~* ('(^|[^[:alnum:]_$])' || regexp_replace(c.relname, '([^[:alnum:]_])', '\\\\\\1', 'g') \
+                         || '($|[^[:alnum:]_$])'))), \
              depth (view, far) AS ( \
                  SELECT oid, 0 FROM pg_class WHERE relkind = 'm' \
                  UNION SELECT r.view, depth.far + 1 FROM depth JOIN reads r ON r.other = depth.view WHERE depth.far < 1000) \

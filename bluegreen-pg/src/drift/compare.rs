@@ -5,13 +5,14 @@ use super::{Known, Objects};
 /// A definition that is shown; of a longer one it is said that it differs.
 const SHOWN: usize = 120;
 
-/// What the writer has and the follower lacks, or has defined otherwise. What only the follower has, an index more for instance,
-/// breaks nothing. `known` differences are those of the beginning: a server prints an expression that went through a dump in
+/// What the writer has and the follower lacks, or has defined otherwise; and what guards rows and was dropped at the writer only: the
+/// follower would refuse, once it is the writer, what was good. What else only the follower has, an index more for instance, breaks
+/// nothing. `known` differences are those of the beginning: a server prints an expression that went through a dump in
 /// other words than before, and another version in its own. They stand until one of the two changes.
 pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, majors_differ: bool) -> Vec<String> {
     let mut all = Vec::new();
     for (object, ours) in writer {
-        let Some(theirs) = follower.get(object) else {
+        let Some(theirs) = defined(follower, object) else {
             all.push(object.clone());
             continue;
         };
@@ -20,6 +21,7 @@ pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, major
             || known.get(object).is_some_and(|was| as_it_was(ours, theirs, was))
             || majors_differ && view && unqualified(ours) == unqualified(theirs);
         if !alike {
+            let (ours, theirs) = without_one_owner(ours, theirs);
             all.push(if ours.len().max(theirs.len()) <= SHOWN {
                 format!(
                     "{object} ({}, where the follower has {})",
@@ -31,16 +33,57 @@ pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, major
             });
         }
     }
+    let dropped = known.keys().filter(|object| {
+        guards(object) && both_had(object, known) && !writer.contains_key(*object) && follower.contains_key(*object)
+    });
+    all.extend(dropped.map(|object| format!("{object} (dropped at the writer only)")));
     all
 }
 
-/// What both sides define otherwise, to be known later.
+/// What both sides define otherwise, to be known later; and, with nothing said of it, what guards rows at both.
 pub(super) fn otherwise(one: &Objects, other: &Objects) -> Known {
     let pairs = one.iter().filter_map(|(object, ours)| {
-        let theirs = other.get(object).filter(|theirs| *theirs != ours)?;
-        Some((object.clone(), (ours.clone(), theirs.clone())))
+        let theirs = defined(other, object)?;
+        let known = match (ours == theirs, guards(object)) {
+            (false, _) => (ours.clone(), theirs.to_owned()),
+            (true, true) => (String::new(), String::new()),
+            (true, false) => return None,
+        };
+        Some((object.clone(), known))
     });
     pairs.collect()
+}
+
+/// A right that is not given, be it that its role is not there, is one over nothing.
+fn defined<'a>(of: &'a Objects, object: &str) -> Option<&'a str> {
+    let given = of.get(object).map(String::as_str);
+    given.or_else(|| is_right(object).then_some(""))
+}
+
+fn is_right(object: &str) -> bool {
+    object.starts_with("right of ")
+}
+
+/// What may refuse, or change, what an application does.
+fn guards(object: &str) -> bool {
+    [
+        "constraint ",
+        "trigger ",
+        "rule ",
+        "policy ",
+        "event trigger ",
+        "right of ",
+    ]
+    .iter()
+    .any(|kind| object.starts_with(kind))
+}
+
+/// Whether both sides had it at the beginning.
+fn both_had(object: &str, known: &Known) -> bool {
+    !is_right(object)
+        || known
+            .get(object)
+            .is_some_and(|(one, other)| one.is_empty() == other.is_empty())
 }
 
 /// Whether each part is alike, or as unlike as it was.
@@ -52,6 +95,14 @@ fn as_it_was(ours: &str, theirs: &str, (one, other): &(String, String)) -> bool 
             let was = (one.get(i), other.get(i));
             here == there || was == (Some(here), Some(there)) || was == (Some(there), Some(here))
         })
+}
+
+/// An owner that is the same is not worth a word.
+fn without_one_owner<'a>(ours: &'a str, theirs: &'a str) -> (&'a str, &'a str) {
+    match (ours.split_once('\t'), theirs.split_once('\t')) {
+        (Some((one, ours)), Some((other, theirs))) if one == other && one.starts_with("owner ") => (ours, theirs),
+        _ => (ours, theirs),
+    }
 }
 
 fn or_nothing(definition: &str) -> String {
@@ -110,6 +161,17 @@ mod tests {
             ),
             Vec::<String>::new()
         );
+        // What was dropped at one of them only, and is no index more.
+        let kept = of(&[
+            ("constraint k on a.b", "CHECK lang"),
+            ("index i", "on a.b"),
+            ("trigger t on a.b", "new"),
+        ]);
+        let alike = otherwise(&kept, &kept);
+        assert_eq!(missing(&of(&[]), &kept, &alike, false).len(), 2);
+        let dropped = ["constraint k on a.b (dropped at the writer only)"];
+        assert_eq!(missing(&of(&[]), &kept, &known, false), dropped);
+        assert_eq!(missing(&of(&[]), &of(&[]), &alike, false), Vec::<String>::new());
         let changed = of(&[("constraint k on a.b", "CHECK more")]);
         assert_eq!(missing(&changed, &follower, &known, false).len(), 1);
         let flag = (
@@ -132,6 +194,22 @@ mod tests {
             missing(&functions.0, &functions.1, &known, true),
             ["function f (defined otherwise)"]
         );
+    }
+
+    #[test]
+    fn a_right_may_be_of_a_role_that_is_not_there() {
+        let right = |what: &str| of(&[("right of app on table a.b", what)]);
+        let (one, none) = (right("SELECT"), of(&[]));
+        let known = otherwise(&one, &none);
+        assert_eq!(missing(&one, &none, &known, false), Vec::<String>::new());
+        // Given or taken since, at one side only.
+        let more = ["right of app on table a.b (INSERT, SELECT, where the follower has nothing)"];
+        assert_eq!(missing(&right("INSERT, SELECT"), &none, &known, false), more);
+        assert_eq!(missing(&one, &none, &Known::new(), false).len(), 1);
+        let known = otherwise(&one, &one);
+        let taken = ["right of app on table a.b (dropped at the writer only)"];
+        assert_eq!(missing(&none, &one, &known, false), taken);
+        assert_eq!(missing(&none, &none, &known, false), Vec::<String>::new());
     }
 
     #[test]

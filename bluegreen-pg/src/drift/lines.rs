@@ -6,10 +6,10 @@ use tokio_postgres::GenericClient;
 
 /// A line an object: its kind and name, in words that every version uses alike, and its definition. Left out is what servers derive
 /// by themselves (the constraints and triggers of partitions, NOT NULL as a constraint), what `pg_dump` leaves out (indexes that are
-/// not valid), what changes nothing for an application's statements (comments, storage, owners), whether a constraint was
-/// validated, and, to be looked after elsewhere: rights, event triggers, operators, foreign servers, text search, what an extension
-/// made. The index behind a constraint is defined by the constraint. What belongs to us, the triggers that shut the tables, is no
-/// drift. Sessions of ours have an empty search path: every name is whole. A tab divides what servers print from what else may change.
+/// not valid), what changes nothing for an application's statements (comments, storage), whether a constraint was validated, and, to
+/// be looked after elsewhere: operators, foreign servers, text search, what an extension made. Rights are a line for whom and on what;
+/// an owner's own, those on types, and `MAINTAIN`, which older servers do not know, are none. The index behind a constraint is defined
+/// by the constraint. What belongs to us, the triggers that shut the tables, is no drift. Sessions of ours have an empty search path: every name is whole. A tab divides what servers print from what else may change.
 const LINES: &str = r#"
 WITH ours AS MATERIALIZED (SELECT oid, nspname FROM pg_namespace
     WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'bluegreen')),
@@ -21,7 +21,7 @@ parents AS MATERIALIZED (SELECT i.inhrelid, string_agg(i.inhparent::regclass::te
     FROM pg_inherits i JOIN relations r ON r.oid = i.inhrelid WHERE r.relkind IN ('r', 'p', 'f') GROUP BY 1)
 SELECT format('%s %s', CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
         WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'table' END, name),
-    concat_ws(E'\t', CASE relpersistence WHEN 'u' THEN 'unlogged' ELSE '' END,
+    concat_ws(E'\t', 'owner ' || pg_get_userbyid(relowner), CASE relpersistence WHEN 'u' THEN 'unlogged' ELSE '' END,
         CASE WHEN relkind = 'p' THEN 'PARTITION BY ' || pg_get_partkeydef(r.oid) ELSE '' END,
         coalesce(CASE WHEN relispartition THEN 'PARTITION OF ' ELSE 'INHERITS ' END || p.names, ''),
         coalesce(pg_get_expr(relpartbound, r.oid), ''),
@@ -63,7 +63,7 @@ UNION ALL SELECT format('sequence %s', r.name), format('AS %s START %s INCREMENT
         s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, CASE WHEN s.seqcycle THEN ' CYCLE' END)
     FROM relations r JOIN pg_sequence s ON s.seqrelid = r.oid
 UNION ALL SELECT format('function %I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)),
-    concat_ws(' ', 'RETURNS ' || pg_get_function_result(p.oid), 'LANGUAGE ' || l.lanname,
+    'owner ' || pg_get_userbyid(p.proowner) || E'\t' || concat_ws(' ', 'RETURNS ' || pg_get_function_result(p.oid), 'LANGUAGE ' || l.lanname,
         CASE p.provolatile WHEN 'i' THEN 'IMMUTABLE' WHEN 's' THEN 'STABLE' END, CASE WHEN p.proisstrict THEN 'STRICT' END,
         CASE WHEN p.prosecdef THEN 'SECURITY DEFINER' END, CASE WHEN p.proleakproof THEN 'LEAKPROOF' END, p.proparallel,
         (SELECT string_agg('SET ' || c, ' ' ORDER BY c COLLATE "C") FROM unnest(p.proconfig) AS c),
@@ -89,11 +89,26 @@ UNION ALL SELECT format('statistics %I.%I', n.nspname, s.stxname), pg_get_statis
 UNION ALL SELECT format('cast (%s AS %s)', format_type(k.castsource, NULL), format_type(k.casttarget, NULL)),
         concat_ws(' ', k.castcontext, k.castmethod, nullif(k.castfunc::regprocedure::text, '-'))
     FROM pg_cast k WHERE k.oid >= 16384 AND (k.oid, 'pg_cast'::regclass) NOT IN (SELECT objid, classid FROM extension)
+UNION ALL SELECT format('event trigger %I', e.evtname), format(E'ON %s EXECUTE FUNCTION %s\t%s\t%s', e.evtevent, e.evtfoid::regproc,
+        (SELECT string_agg(tag, ', ' ORDER BY tag COLLATE "C") FROM unnest(e.evttags) AS tag), e.evtenabled)
+    FROM pg_event_trigger e WHERE (e.oid, 'pg_event_trigger'::regclass) NOT IN (SELECT objid, classid FROM extension)
+UNION ALL SELECT format('right of %s on %s', CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END, g.object),
+        string_agg(DISTINCT (a.privilege_type || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) COLLATE "C", ', ')
+    FROM (SELECT concat(CASE relkind WHEN 'S' THEN 'sequence ' ELSE 'table ' END, name), relowner, relacl FROM relations WHERE relkind <> 'c'
+        UNION ALL SELECT format('column %s.%I', r.name, t.attname), r.relowner, t.attacl
+            FROM relations r JOIN pg_attribute t ON t.attrelid = r.oid WHERE t.attacl IS NOT NULL AND NOT t.attisdropped
+        UNION ALL SELECT format('schema %I', s.nspname), s.nspowner, s.nspacl FROM pg_namespace s JOIN ours USING (oid)
+        UNION ALL SELECT format('function %I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)),
+            p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+            FROM pg_proc p JOIN ours n ON n.oid = p.pronamespace
+            WHERE (p.oid, 'pg_proc'::regclass) NOT IN (SELECT objid, classid FROM extension)) AS g (object, owner, acl)
+    CROSS JOIN LATERAL aclexplode(g.acl) AS a
+    WHERE a.grantee <> g.owner AND a.privilege_type <> 'MAINTAIN' GROUP BY 1
 UNION ALL SELECT format('extension %I', extname), '' FROM pg_extension"#;
 
 static DIGEST: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT coalesce(md5(string_agg(object || E'\\t' || coalesce(definition, ''), E'\\n' ORDER BY object COLLATE \"C\")), '') \
+        "SELECT coalesce(md5(convert_to(string_agg(object || E'\\t' || coalesce(definition, ''), E'\\n' ORDER BY object COLLATE \"C\"), 'UTF8')), '') \
          FROM ({LINES}) AS l (object, definition)"
     )
 });

@@ -16,7 +16,7 @@ use tokio_postgres::error::SqlState;
 /// Objects and their definitions.
 pub(crate) type Objects = BTreeMap<String, String>;
 
-/// Objects that were defined otherwise on both sides from the beginning, and how on each.
+/// Objects that were defined otherwise on both sides from the beginning, and how on each; with nothing said, what guards rows at both.
 type Known = BTreeMap<String, (String, String)>;
 
 /// The digests of two schemas that were found alike enough: the same ones need not be looked at again.
@@ -58,8 +58,8 @@ pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str,
         DOING,
         format!(
             "the writer has what the follower lacks or has otherwise: {}{more}. DDL does not travel: run the same there (between \
-             BEGIN READ WRITE and COMMIT), or take it back at the writer; a new table cannot join this mirror: \
-             take it back, or abort and begin again",
+             BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it back at the writer. A new table cannot join \
+             this mirror: take it back, or abort and begin again",
             named.join("; ")
         ),
     ))
@@ -70,7 +70,12 @@ pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str,
 pub(crate) async fn record(follower: &impl GenericClient, migration: &str, was: &Objects) -> Result<()> {
     let doing = "record how the schemas differ from the beginning";
     let known = compare::otherwise(was, &objects(follower).await.doing(doing)?);
-    tracing::debug!(migration, objects = ?known.keys(), "printed otherwise by the follower");
+    let differing: Vec<&String> = known
+        .iter()
+        .filter(|(_, (one, other))| one != other)
+        .map(|(object, _)| object)
+        .collect();
+    tracing::debug!(migration, objects = ?differing, "printed otherwise by the follower");
     let mut columns = (Vec::new(), Vec::new(), Vec::new());
     for (object, (one, other)) in known {
         columns.0.push(object);

@@ -34,6 +34,16 @@ impl Answered for tokio_postgres::Error {
             let message = format!("{}: this server is a standby, or was made read-only", describe(&self));
             return fault(Kind::Unavailable, doing, message).because(self);
         }
+        let parts = [
+            &SqlState::UNDEFINED_TABLE,
+            &SqlState::UNDEFINED_COLUMN,
+            &SqlState::INVALID_SCHEMA_NAME,
+        ];
+        if self.code().is_some_and(|code| parts.contains(&code)) {
+            // That is not a journal that was never begun, for which `NotFound` stands.
+            let message = format!("{}: the schema bluegreen_journal is not whole", describe(&self));
+            return fault(Kind::Corrupt, doing, message).because(self);
+        }
         PgError::from(self).while_doing(doing)
     }
 }

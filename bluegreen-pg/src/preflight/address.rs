@@ -1,6 +1,7 @@
 //! What stands at an address: one server that writes, and not a pooler, a balancer or a copy of the other side.
 
 use super::{Look, texts};
+use crate::catalog;
 use bluegreen_core::{Color, Result};
 
 /// How many more sessions are opened to see whether all of them arrive at one server.
@@ -72,13 +73,7 @@ fn role(of: &[String; 3]) -> &'static str {
 
 /// Two servers of one identifier were one once. `reach` tells whether they still are.
 async fn copy_of_the_other(look: &mut Look<'_>) -> Result<()> {
-    let sql = "SELECT CASE WHEN has_function_privilege('pg_control_system()', 'execute') \
-               THEN (SELECT system_identifier::text FROM pg_control_system()) END";
-    let one = |rows: Vec<[String; 1]>| rows.into_iter().next().map(|[id]| id).unwrap_or_default();
-    let (blue, green) = (
-        one(texts::<1>(look.blue, sql).await?),
-        one(texts::<1>(look.green, sql).await?),
-    );
+    let (blue, green) = (identifier(look.blue).await?, identifier(look.green).await?);
     if !blue.is_empty() && blue == green && !look.is_one_server {
         look.notes(
             "same-system-identifier",
@@ -89,4 +84,13 @@ async fn copy_of_the_other(look: &mut Look<'_>) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Empty where we may not ask: the call alone would fail, whatever stands around it.
+async fn identifier(session: &crate::connect::Session) -> Result<String> {
+    if !catalog::may_execute(&**session, "pg_control_system()").await? {
+        return Ok(String::new());
+    }
+    let rows = texts::<1>(session, "SELECT system_identifier::text FROM pg_control_system()").await?;
+    Ok(rows.into_iter().next().map(|[id]| id).unwrap_or_default())
 }

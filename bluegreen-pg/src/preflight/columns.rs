@@ -49,7 +49,8 @@ async fn invalid_indexes(look: &mut Look<'_>) -> Result<()> {
 }
 
 /// Functions of the application's, in SQL or PL/pgSQL without a path of their own, that are run where there is no
-/// `search_path`: by the building of indexes, by constraints and generated columns, by triggers that fire on apply.
+/// `search_path`: by the building of indexes, by constraints and generated columns, by materialized views as they are filled, by
+/// triggers that fire on apply.
 const RUN_WITHOUT_PATH: &str = "
     SELECT DISTINCT p.oid, p.prosrc, l.lanname, format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name,
         format('ALTER FUNCTION %I.%I(%s) SET search_path = %s;', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid),
@@ -64,6 +65,9 @@ const RUN_WITHOUT_PATH: &str = "
             LEFT JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
             WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
             AND (d.classid = 'pg_constraint'::regclass OR i.relkind IN ('i', 'I', 'p') OR a.attgenerated <> ''))
+        OR EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+            JOIN pg_class v ON v.oid = w.ev_class AND v.relkind = 'm' AND v.relispopulated
+            WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid)
         OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')))";
 
 async fn functions(look: &mut Look<'_>) -> Result<()> {
@@ -83,7 +87,7 @@ async fn functions(look: &mut Look<'_>) -> Result<()> {
             broken.push((format!("{name} ({})", describe(&error)), mend));
         }
     }
-    let why = "indexes are built, constraints checked and changes applied without a search_path: a name without its schema is not \
+    let why = "indexes are built, materialized views filled, constraints checked and changes applied without a search_path: a name without its schema is not \
                found there, and the copy or the mirror stops";
     if !broken.is_empty() {
         let seen: Vec<&String> = broken.iter().map(|(name, _)| name).collect();

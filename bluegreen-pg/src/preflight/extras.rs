@@ -7,7 +7,6 @@ use bluegreen_core::Result;
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     large_objects(look).await?;
     relations(look).await?;
-    event_triggers(look).await?;
     tablespaces(look).await
 }
 
@@ -62,25 +61,6 @@ async fn relations(look: &mut Look<'_>) -> Result<()> {
                 "after the cut-over, at green: {}",
                 commands(views.iter().map(|view| format!("REFRESH MATERIALIZED VIEW {view};")))
             ),
-        );
-    }
-    Ok(())
-}
-
-async fn event_triggers(look: &mut Look<'_>) -> Result<()> {
-    let triggers = names(
-        look.blue,
-        "SELECT quote_ident(evtname) FROM pg_event_trigger t WHERE evtenabled <> 'D' AND NOT EXISTS (SELECT FROM pg_depend d \
-         WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = t.oid AND d.deptype = 'e') ORDER BY 1",
-        &[],
-    )
-    .await?;
-    if !triggers.is_empty() {
-        look.warns(
-            "event-triggers",
-            listed("event trigger", &triggers),
-            "they may run on what the migration itself creates and drops; and changes of the schema are not replicated",
-            "see that they do no harm to the schema `bluegreen`, and change no table until the migration is done",
         );
     }
     Ok(())

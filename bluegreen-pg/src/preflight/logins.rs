@@ -8,7 +8,7 @@ use bluegreen_core::{Color, Result, Severity};
 use std::collections::BTreeMap;
 
 /// What managed services keep for themselves.
-const THEIRS: &str = "'rdsadmin', 'cloudsqladmin', 'cloudsqlagent', 'alloydbadmin', 'azuresu'";
+const THEIRS: &str = writers::services_own!();
 
 /// Says who could not log in; gives those of blue's logins that matter to this database.
 pub(super) async fn check(look: &mut Look<'_>, used: &Roles, there: &mut Roles) -> Result<Roles> {
@@ -53,7 +53,7 @@ fn connected(migration: &str) -> String {
     let ours = writers::ours(migration).map(|name| literal(&name)).join(", ");
     format!(
         "SELECT usesysid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
-         AND application_name NOT IN ({ours}) AND usename NOT IN ({THEIRS})"
+         AND application_name NOT IN ({ours}) AND usename NOT IN {THEIRS}"
     )
 }
 
@@ -74,7 +74,7 @@ fn named() -> String {
 /// Who else would be let in.
 fn others() -> String {
     format!(
-        "SELECT oid FROM pg_roles WHERE rolcanlogin AND rolname <> current_user AND rolname NOT IN ({THEIRS}) \
+        "SELECT oid FROM pg_roles WHERE rolcanlogin AND rolname <> current_user AND rolname NOT IN {THEIRS} \
          AND has_database_privilege(oid, current_database(), 'CONNECT')"
     )
 }

@@ -7,6 +7,7 @@ mod checks;
 mod columns;
 mod database;
 mod defaults;
+mod event_triggers;
 mod extensions;
 mod extras;
 mod fence;
@@ -44,6 +45,9 @@ use tokio_postgres::types::ToSql;
 /// How many names a finding shows before it only counts.
 const SHOWN: usize = 10;
 
+/// Some looks open tables: who has one locked for hours (`VACUUM FULL`) is not waited for.
+const NOT_LONG: &str = "SET lock_timeout = '5s'";
+
 /// Everything that was seen; the worst first. What could not be looked at is a finding too.
 pub(crate) async fn run(context: &Context) -> Vec<Finding> {
     let settings = &context.settings;
@@ -55,6 +59,10 @@ pub(crate) async fn run(context: &Context) -> Vec<Finding> {
         }
     }
     if let (Ok(blue), Ok(green)) = (blue, green) {
+        for session in [&blue, &green] {
+            // Where it fails, so does all that follows, and says so.
+            let _set = session.batch_execute(NOT_LONG).await;
+        }
         findings.extend(look(context, &blue, &green).await);
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -96,6 +104,7 @@ async fn look(context: &Context, blue: &Session, green: &Session) -> Vec<Finding
         ("checks that read tables", |look| Box::pin(checks::check(look))),
         ("row policies", |look| Box::pin(policies::check(look))),
         ("what does not travel", |look| Box::pin(extras::check(look))),
+        ("the event triggers", |look| Box::pin(event_triggers::check(look))),
         ("the extensions", |look| Box::pin(extensions::check(look))),
         ("the sequences", |look| Box::pin(sequences::check(look))),
         ("green's database", |look| Box::pin(target::check(look))),

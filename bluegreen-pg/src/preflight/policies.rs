@@ -28,14 +28,21 @@ async fn on_us(look: &mut Look<'_>, color: Color) -> Result<()> {
     if !free.is_empty() {
         return Ok(());
     }
+    // A policy that is not forced does not apply to who has its owner's rights.
+    let ours = names(
+        look.side(color),
+        "SELECT rolname::text FROM pg_roles WHERE pg_has_role(oid, 'USAGE')",
+        &[],
+    )
+    .await?;
     let hidden = names(
         look.blue,
         &format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE {APPLICATION} AND c.relkind IN ('r', 'p') AND c.relrowsecurity \
-             AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> $1) ORDER BY 1"
+             AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> ALL ($1)) ORDER BY 1"
         ),
-        &[&user],
+        &[&ours],
     )
     .await?;
     if !hidden.is_empty() {

@@ -32,14 +32,22 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     grants(look, &there).await
 }
 
-/// The roles that blue's database names: owners, and who was granted something.
+/// The roles that blue's database names: owners, and who was granted something. Who owns an extension, what is an extension's, or what
+/// is ours is named by no dump.
 pub(super) fn used() -> String {
     format!(
-        "SELECT refobjid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass \
+        "SELECT refobjid FROM pg_shdepend s WHERE refclassid = 'pg_authid'::regclass \
          AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND NOT (deptype = 'o' AND (classid = 'pg_extension'::regclass OR EXISTS (SELECT FROM pg_depend d \
+           WHERE d.classid = s.classid AND d.objid = s.objid AND (d.deptype = 'e' OR d.refclassid = 'pg_namespace'::regclass \
+            AND d.refobjid = to_regnamespace('bluegreen'))) \
+          OR classid = 'pg_namespace'::regclass AND objid = to_regnamespace('bluegreen'))) \
          UNION SELECT c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS_NOT}"
     )
 }
+
+/// What a role has that nothing is said of.
+const UNLIMITED: &str = "CONNECTION LIMIT -1";
 
 pub(super) struct Role {
     pub(super) name: String,
@@ -60,7 +68,8 @@ impl Role {
         let sql = format!(
             "SELECT r.rolname::text, concat_ws(',', CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, \
               CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END, \
-              CASE WHEN rolbypassrls OR rolsuper THEN 'BYPASSRLS' END), \
+              CASE WHEN rolbypassrls OR rolsuper THEN 'BYPASSRLS' END, CASE WHEN rolcreatedb OR rolsuper THEN 'CREATEDB' END, \
+              CASE WHEN rolcreaterole OR rolsuper THEN 'CREATEROLE' END, 'CONNECTION LIMIT ' || rolconnlimit), \
              (SELECT coalesce(json_agg(g.rolname), '[]')::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid) \
              FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.oid IN ({which}) ORDER BY 1"
         );
@@ -79,7 +88,12 @@ impl Role {
     }
 
     fn words(&self) -> String {
-        self.attributes.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+        let said = self
+            .attributes
+            .iter()
+            .map(String::as_str)
+            .filter(|one| *one != UNLIMITED);
+        said.collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -73,8 +73,9 @@ async fn may(look: &Look<'_>, command: &str) -> Result<bool> {
 /// What the server lets only superusers make, each with what is done about it at blue. `{e}` stands for not being an extension's.
 const OBJECTS: &str = "
     SELECT 'event trigger ' || quote_ident(evtname), format('DROP EVENT TRIGGER %I;', evtname) FROM pg_event_trigger o WHERE {e}
-    UNION ALL SELECT format('function %s in %I', o.oid::regprocedure, lanname), format('DROP FUNCTION %s;', o.oid::regprocedure)
-        FROM pg_proc o JOIN pg_language l ON l.oid = o.prolang WHERE NOT lanpltrusted AND o.oid >= 16384 AND {e}
+    UNION ALL SELECT format('function %s in %I', o.oid::regprocedure, lanname), format('DROP ROUTINE %s;', o.oid::regprocedure)
+        FROM pg_proc o JOIN pg_language l ON l.oid = o.prolang WHERE NOT lanpltrusted AND o.oid >= 16384 AND {e} AND o.prokind <> 'a'
+        AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = o.oid AND i.deptype = 'i')
     UNION ALL SELECT format('leakproof function %s', o.oid::regprocedure), format('ALTER FUNCTION %s NOT LEAKPROOF;', o.oid::regprocedure)
         FROM pg_proc o JOIN pg_language l ON l.oid = o.prolang WHERE lanpltrusted AND proleakproof AND o.oid >= 16384 AND {e}
     UNION ALL SELECT format('base type %s', o.oid::regtype), format('DROP TYPE %s;', o.oid::regtype)

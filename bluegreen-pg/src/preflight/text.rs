@@ -136,7 +136,11 @@ async fn lacking(look: &mut Look<'_>) -> Result<()> {
             |[name, provider, of_system]| match (provider.as_str(), of_system.as_str()) {
                 ("i", "false") => !has_icu,
                 (_, "false") => false,
-                (provider, _) => !there.iter().any(|[n, p]| n == name && p == provider),
+                // From 17 on some of the C library's are built in.
+                (provider, _) => {
+                    let is_it = |p: &str| p == provider || (provider, p) == ("c", "b");
+                    !there.iter().any(|[n, p]| n == name && is_it(p))
+                }
             },
         )
         .map(|[name, provider, _]| {

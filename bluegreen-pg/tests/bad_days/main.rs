@@ -10,6 +10,7 @@ use bluegreen_core::{Color, Outcome};
 use day::{Course, Day, meddle};
 use meddle::At;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use wire::Wire;
@@ -135,8 +136,10 @@ async fn green_dies_in_the_pause() {
                 });
             }
         });
+        let comings = replicator.comings();
         let (outcome, said) = Course::start(day.migration(replicator)).ends().await;
         println!("{at:?}: {outcome}");
+        assert_ne!(comings.load(Ordering::SeqCst), 0, "{at:?}: nothing was done");
         assert_eq!(outcome, Outcome::Completed, "{at:?}: {said}");
         day.check(&outcome, writers).await;
     }
@@ -149,8 +152,10 @@ async fn blue_is_restarted_in_the_pause() {
         let writers = day.writers(4);
         let blue = day.server(Color::Blue);
         let replicator = meddle(day.replicator()).at(at, 1, move || restart(blue.clone()));
+        let comings = replicator.comings();
         let (outcome, said) = Course::start(day.migration(replicator)).ends().await;
         println!("{at:?}: {outcome}");
+        assert_ne!(comings.load(Ordering::SeqCst), 0, "{at:?}: nothing was done");
         assert_eq!(outcome, Outcome::Completed, "{at:?}: {said}");
         day.check(&outcome, writers).await;
     }
@@ -188,8 +193,10 @@ async fn every_session_of_ours_is_ended_in_the_pause() {
                 }
             }
         });
+        let comings = replicator.comings();
         let (outcome, said) = Course::start(day.migration(replicator)).ends().await;
         println!("{at:?}: {outcome}");
+        assert_ne!(comings.load(Ordering::SeqCst), 0, "{at:?}: nothing was done");
         assert_eq!(outcome, Outcome::Completed, "{at:?}: {said}");
         day.check(&outcome, writers).await;
     }

@@ -5,6 +5,7 @@ use bluegreen_core::{Color, Direction, Finding, Forecast, MirrorStatus, Position
 use bluegreen_pg::PgReplicator;
 use futures::future::BoxFuture;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ type Deed = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 pub struct Meddling {
     inner: PgReplicator,
     deed: Option<(At, u32, Deed)>,
-    done: AtomicU32,
+    done: Arc<AtomicU32>,
 }
 
 impl fmt::Debug for Meddling {
@@ -37,7 +38,7 @@ impl Meddling {
         Self {
             inner,
             deed: None,
-            done: AtomicU32::new(0),
+            done: Arc::default(),
         }
     }
 
@@ -48,6 +49,11 @@ impl Meddling {
     {
         self.deed = Some((at, times, Box::new(move || Box::pin(deed()))));
         self
+    }
+
+    /// How often it came by there.
+    pub fn comings(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.done)
     }
 
     async fn passes(&self, at: At) {

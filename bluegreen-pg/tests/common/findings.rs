@@ -2,6 +2,7 @@
 
 use bluegreen_core::{Finding, Replicator, Severity};
 use bluegreen_pg::PgReplicator;
+use tokio_postgres::Client;
 
 /// What blocks or warns; the preflight must see nothing else.
 pub async fn troubles(replicator: &PgReplicator) -> Vec<Finding> {
@@ -48,4 +49,13 @@ pub fn sql(finding: &Finding) -> &str {
         .or(finding.mend.find("DROP"))
         .unwrap();
     &finding.mend[start..]
+}
+
+/// Runs the commands of a mend that stand after the words `after` and before a remark, one by one: some want no transaction
+/// around them.
+pub async fn run(client: &Client, finding: &Finding, after: &str) {
+    let (_, commands) = finding.mend.split_once(after).unwrap();
+    for command in commands.split(" -- ").next().unwrap().split_inclusive(';') {
+        client.batch_execute(command).await.unwrap();
+    }
 }

@@ -1,4 +1,4 @@
-//! CHECK constraints that read tables.
+//! CHECK constraints and generated columns that read tables.
 
 use super::{Moved, pair};
 use bluegreen_core::{Direction, MirrorStatus, Replicator};
@@ -60,4 +60,23 @@ async fn a_check_that_reads_a_table_stops_the_copy() {
         }
     };
     assert!(why.to_string().contains("violates check constraint"), "{why}");
+}
+
+#[tokio::test]
+async fn generated_columns_that_read_tables_are_refused() {
+    let Some(pair) = pair().await else { return };
+    let sql = "
+        CREATE TABLE rates (code text PRIMARY KEY, rate int); INSERT INTO rates VALUES ('a', 7);
+        CREATE FUNCTION rate(text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT r.rate FROM public.rates r WHERE r.code = $1); END';
+        CREATE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
+        CREATE TABLE sales (id int, code text, \"Rate\" int GENERATED ALWAYS AS (public.rate(code)) STORED, t int GENERATED ALWAYS AS (public.twice(id)) STORED)
+            PARTITION BY LIST (id);
+        CREATE TABLE sales_1 PARTITION OF sales FOR VALUES IN (1, 2, 3); ALTER TABLE sales ADD PRIMARY KEY (id); INSERT INTO sales VALUES (1, 'a')";
+    let mut moved = Moved::prepare(&pair, "generated", sql).await;
+    let finding = moved.mend("generated-read-tables", ": ").await;
+    let seen = "1 generated column: \"Rate\" of public.sales (reads public.rates)";
+    assert_eq!(finding.seen, seen);
+    moved.mirror().await;
+    moved.change("INSERT INTO sales VALUES (2, 'a', 8)").await;
+    moved.and_back("INSERT INTO sales VALUES (3, 'a', 9)").await;
 }

@@ -1,7 +1,6 @@
 //! The `bluegreen` tool. `bluegreen --help` says what it does, `examples/shop.toml` is a file for it.
 
-use clap::Parser;
-use examples::tool::run::{self, Arguments};
+use examples::tool::run;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -14,5 +13,5 @@ async fn main() -> ExitCode {
         // It would panic in the middle of a step where standard error is closed.
         .log_internal_errors(false)
         .init();
-    run::main(Arguments::parse()).await
+    run::main().await
 }

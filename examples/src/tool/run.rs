@@ -120,7 +120,11 @@ impl Stopped {
 }
 
 /// Does what the command line asks for.
-pub async fn main(arguments: Arguments) -> ExitCode {
+pub async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => return misunderstood(&e),
+    };
     let (on, signal) = match arguments.command {
         Command::Plan(on) => return finish(&on, plan(&on)),
         Command::Preflight(on) => return finish(&on, preflight(&on).await),
@@ -136,6 +140,19 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         Command::SwitchBack(on) => (on, Signal::SwitchBack),
     };
     finish(&on, ask(&on, signal).await)
+}
+
+/// A program that asked wrongly is answered in its own way too.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    // To a closed standard output or error there is nobody to tell.
+    let _ = error.print();
+    let ended = if error.use_stderr() { Ended::Wrong } else { Ended::Done };
+    if ended == Ended::Wrong && std::env::args_os().any(|argument| argument == "--json") {
+        let out = Out { json: true };
+        out.value(&json!({"event": "error", "message": error.to_string()}));
+        out.value(&json!({"event": "ended", "code": ended as u8}));
+    }
+    ExitCode::from(ended as u8)
 }
 
 fn finish(on: &On, result: Result<Ended, Stopped>) -> ExitCode {
@@ -175,7 +192,44 @@ fn plan(on: &On) -> Result<Ended, Stopped> {
     Ok(Ended::Done)
 }
 
+/// Wishes to end: an interrupt, `kill`, or a terminal that goes away, which is no reason to die in the middle of a pause.
+struct Interrupts([tokio::signal::unix::Signal; 3]);
+
+impl Interrupts {
+    fn listen() -> Result<Self, Error> {
+        let one = |kind| signal(kind).map_err(|e| Error::new(Kind::Unexpected, "listen for interrupts", e.to_string()));
+        Ok(Self([
+            one(SignalKind::interrupt())?,
+            one(SignalKind::terminate())?,
+            one(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+
+    /// What changes nothing, or the word that it was stopped.
+    async fn or<T, E: Into<Stopped>>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, Stopped> {
+        tokio::select! {
+            done = work => done.map_err(Into::into),
+            () = self.next() => {
+                Err(Error::new(Kind::Unavailable, "stop", "nothing was begun here, and nothing was changed").into())
+            }
+        }
+    }
+}
+
 async fn preflight(on: &On) -> Result<Ended, Stopped> {
+    Interrupts::listen()?.or(look_ahead(on)).await
+}
+
+async fn look_ahead(on: &On) -> Result<Ended, Stopped> {
     let config = on.load()?;
     let looker = ReadJournal(config.journal.clone());
     let checked = |entry: &Entry| {
@@ -200,8 +254,12 @@ async fn preflight(on: &On) -> Result<Ended, Stopped> {
     })
 }
 
-/// Compares the databases and says how far that is.
 async fn verify(on: &On) -> Result<Ended, Stopped> {
+    Interrupts::listen()?.or(compare(on)).await
+}
+
+/// Compares the databases and says how far that is.
+async fn compare(on: &On) -> Result<Ended, Stopped> {
     let config = on.load()?;
     let replicator = replicator(&config)?;
     let mut told = std::time::Instant::now();
@@ -230,27 +288,34 @@ fn blocked(findings: &[Finding]) -> bool {
 
 async fn run(on: &On, stand_by: bool) -> Result<Ended, Stopped> {
     let config = on.load()?;
-    let looker = ReadJournal(config.journal.clone());
-    if looker.load().await?.is_empty() {
-        // Before there is a journal, so that a file that was wrong can be corrected without a trace of it.
-        let findings = migration(&config, looker)?.preflight().await?;
-        if !findings.is_empty() {
-            on.out().findings(&findings);
-        }
-        if blocked(&findings) {
-            complain("nothing was begun and nothing was changed: mend what blocks, then run it again");
-            return Ok(Ended::HumanNeeded);
-        }
+    let mut interrupts = Interrupts::listen()?;
+    if !interrupts.or(is_clear(on, &config)).await? {
+        complain("nothing was begun and nothing was changed: mend what blocks, then run it again");
+        return Ok(Ended::HumanNeeded);
     }
-    let held = config.journal.open(stand_by).await?;
-    let ended = carry_out(on, &config, &held).await;
+    let held = interrupts.or(config.journal.open(stand_by)).await?;
+    let ended = carry_out(on, &config, &held, interrupts).await;
     held.close().await;
     ended
 }
 
-async fn carry_out(on: &On, config: &Config, held: &Held) -> Result<Ended, Stopped> {
+/// Whether nothing is in the way of a beginning: before there is a journal, so that a file that was wrong can be corrected without
+/// a trace of it.
+async fn is_clear(on: &On, config: &Config) -> Result<bool, Stopped> {
+    let looker = ReadJournal(config.journal.clone());
+    if !looker.load().await?.is_empty() {
+        return Ok(true);
+    }
+    let findings = migration(config, looker)?.preflight().await?;
+    if !findings.is_empty() {
+        on.out().findings(&findings);
+    }
+    Ok(!blocked(&findings))
+}
+
+async fn carry_out(on: &On, config: &Config, held: &Held, interrupts: Interrupts) -> Result<Ended, Stopped> {
     let migration = migration(config, held.journal())?;
-    let outcome = watched(on, &migration).await?;
+    let outcome = watched(on, &migration, interrupts).await?;
     on.out().say(format!("\n{}", migration.report().await?));
     on.out()
         .value(&json!({"event": "report", "report": migration.report().await?}));
@@ -258,7 +323,7 @@ async fn carry_out(on: &On, config: &Config, held: &Held) -> Result<Ended, Stopp
 }
 
 /// Runs it and prints what happens. An interrupt stops it where nothing is held.
-async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
+async fn watched(on: &On, migration: &Migration, mut interrupts: Interrupts) -> Result<Outcome, Stopped> {
     let (out, mut lines) = (on.out(), Lines::default());
     let mut show = |event: &Event| {
         out.value(event);
@@ -266,10 +331,6 @@ async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
             out.say(text);
         }
     };
-    let listen = |kind| signal(kind).map_err(|e| Error::new(Kind::Unexpected, "listen for interrupts", e.to_string()));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    // A terminal that goes away is no reason to die in the middle of a pause.
-    let mut hangup = listen(SignalKind::hangup())?;
     let mut asked = 0;
     let (mut events, handle) = (migration.events(), migration.handle());
     let running = migration.run();
@@ -281,9 +342,7 @@ async fn watched(on: &On, migration: &Migration) -> Result<Outcome, Stopped> {
                 show(&event);
                 continue;
             }
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            () = interrupts.next() => {}
         }
         asked += 1;
         if asked == ENOUGH {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 /// A migration's file in a folder of its own, and the environment its secrets come from.
 pub struct Tool {
@@ -152,6 +152,11 @@ impl Running {
     /// What it prints, a line at a time; then [`end`](Self::end) has none of it.
     pub fn lines(&mut self) -> Lines<BufReader<ChildStdout>> {
         BufReader::new(self.0.stdout.take().unwrap()).lines()
+    }
+
+    /// The same of its standard error.
+    pub fn errors(&mut self) -> Lines<BufReader<ChildStderr>> {
+        BufReader::new(self.0.stderr.take().unwrap()).lines()
     }
 
     /// Its exit code; none when it was killed.

@@ -1,15 +1,12 @@
 //! What the preflight says of the servers' own defaults, of synchronous standbys, and of streams of changes that are there already.
 //! On real clusters, with the fault, and after the command that mends it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::findings::{find, ids, run, troubles};
+use crate::common::mover::{fill, mover, roles};
+use crate::common::secure::ask_for_password;
+use crate::common::{Pair, connect, streaming};
 use bluegreen_core::{Color, Direction, Finding, Replicator, Severity};
 use bluegreen_pg::PgReplicator;
-use common::findings::{find, ids, troubles};
-use common::mover::{fill, mover, roles};
-use common::secure::ask_for_password;
-use common::{Pair, connect, streaming};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -18,14 +15,6 @@ async fn notes(replicator: &PgReplicator) -> Vec<Finding> {
     let mut findings = replicator.preflight().await.unwrap();
     findings.retain(|finding| finding.severity == Severity::Note);
     findings
-}
-
-/// Each command of a mend that begins after `at` and stands before a remark, by itself.
-async fn run(client: &Client, finding: &Finding, at: &str) {
-    let (_, commands) = finding.mend.split_once(at).unwrap();
-    for command in commands.split(" -- ").next().unwrap().split_inclusive(';') {
-        client.batch_execute(command).await.unwrap();
-    }
 }
 
 async fn set(client: &Client, settings: &[&str]) {

@@ -1,23 +1,12 @@
 //! What the preflight says of roles: who could not log in, whom a read-only database does not stop, and what we may not do without
 //! superuser. On real clusters, with the fault, and without it after the command that mends it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::findings::{find, ids, run, troubles};
+use crate::common::mover::{mover, roles};
+use crate::common::secure::ask_for_password;
+use crate::common::{DB, Pair, connect, streaming};
 use bluegreen_core::{Color, Direction, Finding, Replicator, Severity};
-use common::findings::{find, ids, troubles};
-use common::mover::{mover, roles};
-use common::secure::ask_for_password;
-use common::{DB, Pair, connect, streaming};
 use tokio_postgres::Client;
-
-/// The commands after these words, one by one: some want no transaction around them.
-async fn run(client: &Client, finding: &Finding, after: &str) {
-    let (_, commands) = finding.mend.split_once(after).unwrap();
-    for command in commands.split_inclusive(';') {
-        client.batch_execute(command).await.unwrap();
-    }
-}
 
 async fn by_id(replicator: &bluegreen_pg::PgReplicator, id: &str) -> Vec<Finding> {
     let mut all = replicator.preflight().await.unwrap();

@@ -1,14 +1,11 @@
 //! What the preflight says of the servers themselves: what stands at their addresses, their settings and disks, and the gate. On
 //! real clusters, with the fault and without.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::findings::{find, ids, run, troubles};
+use crate::common::{Pair, connect};
 use bluegreen_core::{Color, Finding, Replicator, Severity, WriteGate};
 use bluegreen_pg::{PgBouncer, PgReplicator, Upstream};
 use bluegreen_testkit::servers::{PgBinaries, PgBouncerServer, PgCluster, available};
-use common::findings::{find, ids, troubles};
-use common::{Pair, connect};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -20,14 +17,6 @@ async fn notes(replicator: &PgReplicator) -> Vec<Finding> {
     let mut findings = replicator.preflight().await.unwrap();
     findings.retain(|finding| finding.severity == Severity::Note);
     findings
-}
-
-/// Each command of a mend that begins after `at`, by itself.
-async fn run(client: &tokio_postgres::Client, finding: &Finding, at: &str) {
-    let (_, commands) = finding.mend.split_once(at).unwrap();
-    for command in commands.split_inclusive(';') {
-        client.batch_execute(command).await.unwrap();
-    }
 }
 
 #[tokio::test]

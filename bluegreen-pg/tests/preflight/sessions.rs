@@ -1,12 +1,9 @@
 //! What the preflight says of the room for sessions. On real clusters, with the fault and without.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::findings::find;
+use crate::common::{DB, Pair};
 use bluegreen_core::{Color, Finding, Replicator, Severity};
 use bluegreen_pg::PgReplicatorBuilder;
-use common::findings::find;
-use common::{DB, Pair};
 use std::time::{Duration, Instant};
 
 /// What is said of `max_connections` where one of these words is in it.

@@ -1,24 +1,14 @@
 //! What the preflight says of how text is written and sorted, and of what a server was built without. On real clusters, with the
 //! fault, without it, and after the command that mends it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::findings::{find, ids, run, troubles};
+use crate::common::{Pair, connect, streaming};
 use bluegreen_core::{Color, Direction, Finding, Replicator, Severity};
 use bluegreen_pg::PgReplicator;
-use common::findings::{find, ids, troubles};
-use common::{Pair, connect, streaming};
 use tokio_postgres::Client;
 
 async fn all(replicator: &PgReplicator) -> Vec<Finding> {
     replicator.preflight().await.unwrap()
-}
-
-async fn run(client: &Client, finding: &Finding, at: &str) {
-    let (_, commands) = finding.mend.split_once(at).unwrap();
-    for command in commands.split_inclusive(';') {
-        client.batch_execute(command).await.unwrap();
-    }
 }
 
 #[tokio::test]

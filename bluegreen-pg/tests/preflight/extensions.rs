@@ -1,19 +1,9 @@
 //! What the preflight says of extensions, and of what a schema names outside of its database, on real clusters.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::Pair;
+use crate::common::findings::{find, ids, run, troubles};
 use bluegreen_core::{Color, Finding, Replicator, Severity};
-use common::Pair;
-use common::findings::{find, ids, troubles};
 use tokio_postgres::Client;
-
-async fn run(client: &Client, finding: &Finding, at: &str) {
-    let (_, commands) = finding.mend.split_once(at).unwrap();
-    for command in commands.split_inclusive(';') {
-        client.batch_execute(command).await.unwrap();
-    }
-}
 
 /// As far as the catalogue goes: none of them is installed here.
 #[tokio::test]

@@ -1,24 +1,14 @@
 //! What the preflight says of a schema's finer parts, and of what belongs to the database and to no schema: roles, settings,
 //! grants. On real clusters, with the fault, without it, and after the command that mends it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::Pair;
+use crate::common::findings::{find, ids, run, troubles};
 use bluegreen_core::{Color, Finding, Replicator, Severity};
 use bluegreen_pg::PgReplicator;
-use common::Pair;
-use common::findings::{find, ids, troubles};
 use tokio_postgres::Client;
 
 async fn all(replicator: &PgReplicator) -> Vec<Finding> {
     replicator.preflight().await.unwrap()
-}
-
-async fn run(client: &Client, finding: &Finding, at: &str) {
-    let (_, commands) = finding.mend.split_once(at).unwrap();
-    for command in commands.split_inclusive(';') {
-        client.batch_execute(command).await.unwrap();
-    }
 }
 
 #[tokio::test]
@@ -55,11 +45,13 @@ async fn columns_indexes_and_functions() {
          CREATE FUNCTION in_plpgsql(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN plain($1); END';
          CREATE TABLE checked (id int PRIMARY KEY, what text CHECK (in_sql(what) <> 'no'));
          CREATE INDEX ON checked (in_plpgsql(what));
+         CREATE FUNCTION for_view() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM checked';
          CREATE TABLE odd (id int PRIMARY KEY, acl aclitem, number oid);
          CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
          CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
          CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id);
          CREATE TABLE parts_2_1 PARTITION OF parts_2 DEFAULT;
+         CREATE MATERIALIZED VIEW counted AS SELECT for_view();
          CREATE TEMP TABLE passing (what text);
          CREATE SCHEMA bluegreen; CREATE TABLE bluegreen.theirs (id int PRIMARY KEY)",
     )
@@ -102,7 +94,11 @@ async fn columns_indexes_and_functions() {
         (functions[0].severity, functions[1].severity),
         (Severity::Blocking, Severity::Warning)
     );
-    for word in ["1 function: public.in_sql(text)", "plain(text) does not exist"] {
+    for word in [
+        "2 functions: public.for_view() (",
+        "public.in_sql(text)",
+        "plain(text) does not exist",
+    ] {
         assert!(functions[0].seen.contains(word), "{}", functions[0]);
     }
     for word in ["1 function: public.in_plpgsql(text)", "names plain"] {
@@ -147,7 +143,7 @@ async fn roles_settings_and_grants_that_no_dump_carries() {
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
     blue.batch_execute(
         "CREATE ROLE \"The Team\"; CREATE ROLE app LOGIN IN ROLE \"The Team\"; CREATE ROLE worker LOGIN NOINHERIT IN ROLE \"The Team\";
-         CREATE ROLE stranger LOGIN; CREATE ROLE reader LOGIN BYPASSRLS;
+         CREATE ROLE stranger LOGIN; CREATE ROLE reader LOGIN BYPASSRLS CREATEDB CONNECTION LIMIT 7;
          CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO \"The Team\"; GRANT SELECT ON t TO reader;
          ALTER DATABASE \"shop \"\"ü\"\"\" SET search_path = \"$user\", public, \"Odd, one\";
          ALTER DATABASE \"shop \"\"ü\"\"\" SET timezone = 'Europe/Rome'; ALTER ROLE worker SET statement_timeout = '5s';
@@ -174,7 +170,10 @@ async fn roles_settings_and_grants_that_no_dump_carries() {
     run(&green, missing, "at green: ").await;
     let logins = find(&seen, "missing-logins", Severity::Warning, &["1 role: \"worker\""]);
     run(&green, logins, "at green: ").await;
-    let evidence = ["\"app\" (member of \"The Team\"", "\"reader\" (BYPASSRLS LOGIN"];
+    let evidence = [
+        "\"app\" (member of \"The Team\"",
+        "\"reader\" (BYPASSRLS CONNECTION LIMIT 7 CREATEDB LOGIN",
+    ];
     let attributes = find(&seen, "role-attributes", Severity::Warning, &evidence);
     run(&green, attributes, "at green: ").await;
     let grants = find(
