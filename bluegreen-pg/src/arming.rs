@@ -33,6 +33,12 @@ impl PgReplicator {
             echo::let_in(&writer, &follower, &settings.name, &forth, &back, echo::WITHIN).await?;
         }
         drift::check(&writer, &follower, &settings.name, &mut None).await?;
+        for object in drift::only_at_the_follower(&writer, &follower, &settings.name).await? {
+            self.guards.shared.say(format!(
+                "{object} is at {to} only: what is written there after the cut-over would stop the mirror back to {from}, and with \
+                 it the way back. Make it at {from} too"
+            ));
+        }
         let travel = self.round_trip(&writer, &follower, Duration::from_secs(5)).await?;
         // An advance of the old keeper's may still be under way at the server: the slot's own advance waits for it.
         self.keeper().take();

@@ -351,6 +351,46 @@ async fn ddl_at_the_writer_alone_is_drift_and_at_both_it_is_none() {
     assert_eq!(rows, 2);
 }
 
+/// Made at green by somebody who prepares it: it breaks nothing, and is no drift when green is the writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_the_follower_has_does_not_break_the_way_back() {
+    let Some((pair, replicator)) = Pair::mirrored(TWO).await else {
+        return;
+    };
+    let green = pair.client(Color::Green).await;
+    let more = "BEGIN READ WRITE; CREATE INDEX more ON live (v); CREATE EXTENSION hstore; COMMIT";
+    green.batch_execute(more).await.unwrap();
+    common::cut_over(&replicator, Color::Green).await;
+    assert_eq!(replicator.warnings(), Vec::<String>::new());
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+    let anew = pair.replicator();
+    streaming(&anew, Direction::GreenToBlue).await;
+    anew.arm(Color::Blue, WITHIN).await.unwrap();
+    // What was made since is drift.
+    let late = "CREATE INDEX late ON live (v)";
+    pair.client(Color::Green).await.batch_execute(late).await.unwrap();
+    let e = anew.arm(Color::Blue, WITHIN).await.unwrap_err();
+    assert!(
+        e.message().contains("index public.late") && !e.message().contains("more"),
+        "{e}"
+    );
+
+    // A mirror back would stop at a column that blue lacks: that is said while blue is the writer.
+    let Some((pair, replicator)) = Pair::mirrored(TWO).await else {
+        return;
+    };
+    let green = pair.client(Color::Green).await;
+    let column = "BEGIN READ WRITE; ALTER TABLE live ADD COLUMN gift text; COMMIT";
+    green.batch_execute(column).await.unwrap();
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
+    let said = replicator.warnings();
+    assert!(
+        said.len() == 1 && said[0].contains("column public.live.gift is at green only"),
+        "{said:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_ours_or_only_printed_otherwise_is_no_drift() {
     for (blue, green) in [(14, 15), (14, 18), (15, 15), (15, 16), (15, 17), (16, 18), (17, 18)] {

@@ -318,6 +318,11 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
         ),
         (
             "journal = \"shop.journal\"",
+            "journal = \"user=shop password = s3cret hostaddr=10.0.0.3\"",
+            &["neither a file's path nor"],
+        ),
+        (
+            "journal = \"shop.journal\"",
             "journal = \"Postgresql://shop:s3cret@10.0.0.3/control\"",
             &["neither a file's path nor"],
         ),

@@ -1,6 +1,10 @@
 //! Which differences of two schemas are drift. Pure.
 
 use super::{Known, Objects};
+use std::collections::BTreeSet;
+
+/// Stands for the definition of what one of the sides does not have.
+const ABSENT: &str = "(not there)";
 
 /// A definition that is shown; of a longer one it is said that it differs.
 const SHOWN: usize = 120;
@@ -11,15 +15,19 @@ const SHOWN: usize = 120;
 /// other words than before, and another version in its own. They stand until one of the two changes.
 pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, majors_differ: bool) -> Vec<String> {
     let mut all = Vec::new();
+    let schemas = schemas(writer.keys().chain(follower.keys()));
     for (object, ours) in writer {
         let Some(theirs) = defined(follower, object) else {
-            all.push(object.clone());
+            let was = known.get(object).map(|(one, other)| (one.as_str(), other.as_str()));
+            if was != Some((ours.as_str(), ABSENT)) {
+                all.push(object.clone());
+            }
             continue;
         };
         let view = object.starts_with("view ") || object.starts_with("materialized view ");
         let alike = ours == theirs
             || known.get(object).is_some_and(|was| as_it_was(ours, theirs, was))
-            || majors_differ && view && unqualified(ours) == unqualified(theirs);
+            || majors_differ && view && unqualified(ours, &schemas) == unqualified(theirs, &schemas);
         if !alike {
             let (ours, theirs) = without_one_owner(ours, theirs);
             all.push(if ours.len().max(theirs.len()) <= SHOWN {
@@ -54,6 +62,31 @@ pub(super) fn otherwise(one: &Objects, other: &Objects) -> Known {
     pairs.collect()
 }
 
+/// What only the follower has, to be known when it is the writer.
+pub(super) fn extra(writer: &Objects, follower: &Objects) -> Known {
+    let pairs = follower.iter().filter_map(|(object, theirs)| {
+        let there = !writer.contains_key(object);
+        let ours = defined(writer, object).unwrap_or(ABSENT);
+        there.then(|| (object.clone(), (theirs.clone(), ours.to_owned())))
+    });
+    pairs.collect()
+}
+
+/// Of those, what a mirror of the follower's rows would stop at: tables, and columns of tables that both have.
+pub(super) fn in_the_way(extra: &Known) -> Vec<String> {
+    let names = || extra.keys().map(String::as_str);
+    let of_those: Vec<String> = names()
+        .filter_map(|object| Some(format!("column {}.", object.strip_prefix("table ")?)))
+        .collect();
+    let column = |object: &str| {
+        object.starts_with("column ") && !of_those.iter().any(|columns| object.starts_with(columns.as_str()))
+    };
+    names()
+        .filter(|object| object.starts_with("table ") || column(object))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// A right that is not given, be it that its role is not there, is one over nothing.
 fn defined<'a>(of: &'a Objects, object: &str) -> Option<&'a str> {
     let given = of.get(object).map(String::as_str);
@@ -80,10 +113,9 @@ fn guards(object: &str) -> bool {
 
 /// Whether both sides had it at the beginning.
 fn both_had(object: &str, known: &Known) -> bool {
-    !is_right(object)
-        || known
-            .get(object)
-            .is_some_and(|(one, other)| one.is_empty() == other.is_empty())
+    known
+        .get(object)
+        .is_some_and(|(one, other)| other != ABSENT && (!is_right(object) || one.is_empty() == other.is_empty()))
 }
 
 /// Whether each part is alike, or as unlike as it was.
@@ -114,17 +146,69 @@ fn or_nothing(definition: &str) -> String {
     }
 }
 
-/// A view's text without what stands before a dot: from 16 on servers leave it out where there is one table only.
-fn unqualified(definition: &str) -> String {
+/// The schemas of what has one, as they stand before a dot.
+fn schemas<'a>(objects: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+    let mut all: BTreeSet<String> = ["pg_catalog", "information_schema"].map(str::to_owned).into();
+    for object in objects {
+        let kinds = ["table ", "view ", "materialized view ", "function "];
+        let named = kinds.iter().find_map(|kind| object.strip_prefix(kind));
+        all.extend(named.and_then(word).map(str::to_owned));
+    }
+    all
+}
+
+/// The name at the beginning, quoted or not.
+fn word(text: &str) -> Option<&str> {
+    let end = match text.strip_prefix('"') {
+        Some(mut rest) => {
+            while let Some(at) = rest.find('"') {
+                rest = &rest[at + 1..];
+                let Some(doubled) = rest.strip_prefix('"') else { break };
+                rest = doubled;
+            }
+            text.len() - rest.len()
+        }
+        None => text
+            .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
+            .unwrap_or(text.len()),
+    };
+    (end > 0 && !text.starts_with(|c: char| c.is_ascii_digit())).then(|| &text[..end])
+}
+
+/// A view's text without the table before a column: from 16 on servers leave it out where there is one table only. What stands
+/// before a dot and is a schema, a number or in a literal stays.
+fn unqualified(definition: &str, schemas: &BTreeSet<String>) -> String {
     let mut kept = String::new();
-    for piece in definition.split_inclusive('.') {
-        let before = piece.strip_suffix('.').unwrap_or(piece);
-        let name = |c: char| c.is_alphanumeric() || c == '_';
-        let rest = match before.strip_suffix('"') {
-            Some(quoted) => quoted.rsplit_once('"').map_or(before, |(rest, _)| rest),
-            None => before.trim_end_matches(name),
+    let mut rest = definition;
+    while let Some(first) = rest.chars().next() {
+        if let Some(name) = word(rest) {
+            let after = &rest[name.len()..];
+            match after.strip_prefix('.') {
+                Some(column) if !schemas.contains(name) => rest = column,
+                Some(named) => {
+                    // A table, a type or a function of that schema.
+                    let named = word(named).unwrap_or_default();
+                    let end = name.len() + 1 + named.len();
+                    kept.push_str(&rest[..end]);
+                    rest = &rest[end..];
+                }
+                None => {
+                    kept.push_str(name);
+                    rest = after;
+                }
+            }
+            continue;
+        }
+        let end = match first {
+            // A doubled quote is the end of one and the beginning of the next.
+            '\'' => rest[1..].find('\'').map_or(rest.len(), |at| at + 2),
+            _ if first.is_ascii_digit() => rest
+                .find(|c: char| !(c.is_alphanumeric() || c == '.'))
+                .unwrap_or(rest.len()),
+            _ => first.len_utf8(),
         };
-        kept.push_str(if piece.ends_with('.') { rest } else { piece });
+        kept.push_str(&rest[..end]);
+        rest = &rest[end..];
     }
     kept
 }
@@ -213,14 +297,47 @@ mod tests {
     }
 
     #[test]
-    fn views_are_compared_without_what_stands_before_a_dot() {
+    fn views_are_compared_without_the_table_before_a_column() {
+        let view = |text: &str| {
+            of(&[
+                ("view a.v", text),
+                ("table public.\"T a\"", ""),
+                ("table v1.orders", ""),
+                ("table v2.orders", ""),
+            ])
+        };
+        let alike = |one: &str, other: &str| missing(&view(one), &view(other), &Known::new(), true).is_empty();
         let (older, newer) = (
-            "SELECT t.id,\n \"T a\".\"Käse x\" FROM public.t",
-            "SELECT id,\n \"Käse x\" FROM t",
+            "SELECT \"T a\".id,\n \"T a\".\"Käse x\" FROM public.\"T a\"",
+            "SELECT id,\n \"Käse x\" FROM public.\"T a\"",
         );
-        assert_eq!(unqualified(older), newer);
-        let (older, newer) = (of(&[("view a.v", older)]), of(&[("view a.v", newer)]));
-        assert_eq!(missing(&older, &newer, &Known::new(), true), Vec::<String>::new());
-        assert_eq!(missing(&older, &newer, &Known::new(), false).len(), 1);
+        assert!(alike(older, newer));
+        assert_eq!(missing(&view(older), &view(newer), &Known::new(), false).len(), 1);
+        let tax = |number: &str, schema: &str| format!("SELECT orders.total * {number} FROM {schema}.orders");
+        assert!(alike(&tax("1.19", "v1"), "SELECT total * 1.19 FROM v1.orders"));
+        assert!(!alike(&tax("1.19", "v1"), &tax("0.19", "v1")), "another number");
+        assert!(!alike(&tax("1.19", "v1"), &tax("1.19", "v2")), "another table");
+        let text = |text: &str| format!("SELECT 'it''s {text}' FROM v1.orders");
+        assert!(!alike(&text("a.b"), &text("c.b")), "another text");
+        let call = |schema: &str| format!("SELECT {schema}.f(o.a) FROM v1.orders o");
+        assert!(!alike(&call("v1"), &call("v2")), "another function");
+    }
+
+    #[test]
+    fn what_only_the_follower_had_is_known_when_it_is_the_writer() {
+        let blue = of(&[("table a.t", "")]);
+        let green = of(&[
+            ("table a.t", ""),
+            ("index a.more", "on a.t"),
+            ("column a.t.c", "int"),
+            ("table a.u", ""),
+            ("column a.u.c", "int"),
+        ]);
+        let known = extra(&blue, &green);
+        assert_eq!(in_the_way(&known), ["column a.t.c", "table a.u"]);
+        assert_eq!(missing(&green, &blue, &known, false), Vec::<String>::new());
+        let changed = of(&[("table a.t", ""), ("index a.more", "on a.u")]);
+        assert_eq!(missing(&changed, &blue, &known, false), ["index a.more"]);
+        assert_eq!(missing(&blue, &green, &known, false), Vec::<String>::new());
     }
 }

@@ -16,7 +16,8 @@ WITH ours AS MATERIALIZED (SELECT oid, nspname FROM pg_namespace
 extension AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'),
 relations AS MATERIALIZED (SELECT c.*, n.nspname, format('%I.%I', n.nspname, c.relname) AS name
     FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
-    WHERE (c.oid, 'pg_class'::regclass) NOT IN (SELECT objid, classid FROM extension)),
+    WHERE (c.oid, 'pg_class'::regclass) NOT IN (SELECT objid, classid FROM extension)
+    AND (c.relkind <> 'c' OR (c.reltype, 'pg_type'::regclass) NOT IN (SELECT objid, classid FROM extension))),
 parents AS MATERIALIZED (SELECT i.inhrelid, string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno) AS names
     FROM pg_inherits i JOIN relations r ON r.oid = i.inhrelid WHERE r.relkind IN ('r', 'p', 'f') GROUP BY 1)
 SELECT format('%s %s', CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
@@ -73,6 +74,7 @@ UNION ALL SELECT format('function %I.%I(%s)', n.nspname, p.proname, pg_get_funct
     WHERE (p.oid, 'pg_proc'::regclass) NOT IN (SELECT objid, classid FROM extension)
 UNION ALL SELECT format('label %L of %I.%I', e.enumlabel, n.nspname, t.typname), ''
     FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN ours n ON n.oid = t.typnamespace
+    WHERE (t.oid, 'pg_type'::regclass) NOT IN (SELECT objid, classid FROM extension)
 UNION ALL SELECT format('domain %I.%I', n.nspname, t.typname), concat_ws(' ', format_type(t.typbasetype, t.typtypmod),
         CASE WHEN t.typcollation <> b.typcollation THEN 'COLLATE ' || t.typcollation::regcollation END,
         CASE WHEN t.typnotnull THEN 'NOT NULL' END, CASE WHEN t.typdefaultbin IS NOT NULL THEN 'DEFAULT' END) || E'\t' || coalesce(pg_get_expr(t.typdefaultbin, 0), '')

@@ -59,7 +59,8 @@ pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str,
         format!(
             "the writer has what the follower lacks or has otherwise: {}{more}. DDL does not travel: run the same there (between \
              BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it back at the writer. A new table cannot join \
-             this mirror: take it back, or abort and begin again",
+             this mirror, and what each side computes by itself for rows that are there (a default of now(), a random one or a \
+             number; a type changed USING) comes out otherwise: take it back, or abort and begin again",
             named.join("; ")
         ),
     ))
@@ -76,17 +77,42 @@ pub(crate) async fn record(follower: &impl GenericClient, migration: &str, was: 
         .map(|(object, _)| object)
         .collect();
     tracing::debug!(migration, objects = ?differing, "printed otherwise by the follower");
+    let delete = "DELETE FROM bluegreen.otherwise WHERE migration = $1";
+    follower.execute(delete, &[&migration]).await.doing(doing)?;
+    write(follower, migration, known).await
+}
+
+/// What only the follower has, as it is about to become the writer: from then on it is no drift that the other side lacks it. Returns
+/// what a mirror back would stop at.
+pub(crate) async fn only_at_the_follower(writer: &Session, follower: &Session, migration: &str) -> Result<Vec<String>> {
+    let both = tokio::try_join!(digest(writer), digest(follower))?;
+    if both.0 == both.1 {
+        return Ok(Vec::new());
+    }
+    let (ours, theirs) = tokio::try_join!(read(writer, BEGIN), read(follower, BEGIN))?;
+    let mut extra = compare::extra(&ours, &theirs);
+    let in_the_way = compare::in_the_way(&extra);
+    extra.retain(|object, _| !in_the_way.contains(object));
+    write(&**follower, migration, extra).await?;
+    Ok(in_the_way)
+}
+
+/// Adds to what is known; what is known already stays.
+async fn write(follower: &impl GenericClient, migration: &str, known: Known) -> Result<()> {
     let mut columns = (Vec::new(), Vec::new(), Vec::new());
     for (object, (one, other)) in known {
         columns.0.push(object);
         columns.1.push(one);
         columns.2.push(other);
     }
-    let delete = "DELETE FROM bluegreen.otherwise WHERE migration = $1";
-    follower.execute(delete, &[&migration]).await.doing(doing)?;
-    let insert = "INSERT INTO bluegreen.otherwise (migration, object, one, other) SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[])";
+    let insert = "INSERT INTO bluegreen.otherwise (migration, object, one, other) \
+                  SELECT $1, t.* FROM unnest($2::text[], $3::text[], $4::text[]) AS t (object, one, other) \
+                  WHERE NOT EXISTS (SELECT FROM bluegreen.otherwise o WHERE o.migration = $1 AND o.object = t.object)";
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&migration, &columns.0, &columns.1, &columns.2];
-    follower.execute(insert, &params).await.doing(doing)?;
+    follower
+        .execute(insert, &params)
+        .await
+        .doing("record how the schemas differ")?;
     Ok(())
 }
 

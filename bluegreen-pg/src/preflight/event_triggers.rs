@@ -23,6 +23,8 @@ const TRY: &str = "CREATE SCHEMA bluegreen_try; CREATE TABLE bluegreen_try.t (id
      CREATE SUBSCRIPTION bluegreen_try CONNECTION 'host=127.0.0.1 dbname=none password=none' PUBLICATION none WITH (connect = false); \
      ALTER SUBSCRIPTION bluegreen_try SET (slot_name = NONE); DROP SUBSCRIPTION bluegreen_try";
 
+const TRYING: &str = "try what event triggers do";
+
 /// The tables that this transaction wrote.
 const WRITTEN: &str = "SELECT format('%I.%I', schemaname, relname) FROM pg_stat_xact_user_tables \
      WHERE schemaname <> 'bluegreen_try' AND n_tup_ins + n_tup_upd + n_tup_del > 0 ORDER BY 1";
@@ -33,10 +35,10 @@ const AT_LOGIN: &str = "SELECT quote_ident(evtname) FROM pg_event_trigger t JOIN
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     at_login(look).await?;
-    let mut loud: Vec<String> = Vec::new();
-    let mut at = Vec::new();
-    let mut blue_is_silent = false;
-    for color in [Color::Blue, Color::Green] {
+    let (mut loud, mut at) = (Vec::new(), Vec::new());
+    // How the session is that would run them: whether as a replica's.
+    let mut as_replica = false;
+    for color in [Color::Green, Color::Blue] {
         let row = look
             .side(color)
             .query_one(SILENCED, &[])
@@ -48,14 +50,14 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
         } else {
             names(look.blue, LOUD, &[&replica]).await?
         };
-        if theirs.is_empty() {
-            blue_is_silent |= color == Color::Blue;
-        } else {
-            at.push(format!("at {color}"));
+        if !theirs.is_empty() {
+            at.insert(0, format!("at {color}"));
+            as_replica = replica;
         }
         let new: Vec<String> = theirs.into_iter().filter(|name| !loud.contains(name)).collect();
         loud.extend(new);
     }
+    loud.sort();
     if loud.is_empty() {
         return Ok(());
     }
@@ -68,7 +70,7 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
         "at blue, until the migration is done (and ENABLE at both sides then): {}",
         commands(loud.iter().map(|name| format!("ALTER EVENT TRIGGER {name} DISABLE;")))
     );
-    match tried(look, blue_is_silent).await? {
+    match tried(look, as_replica).await? {
         Tried::Wrote(tables) => look.blocks(
             "event-triggers-write",
             format!("{seen}; tried, they wrote {}", listed("table", &tables)),
@@ -97,36 +99,30 @@ enum Tried {
     Nothing,
 }
 
-/// Tries it at blue, which has them. Where blue's session is silent and green's is not, as green would run them.
-async fn tried(look: &Look<'_>, lift: bool) -> Result<Tried> {
-    let doing = "try what event triggers do";
-    let lift = if lift {
-        "SELECT set_config(s, v, true) FROM (VALUES ('session_replication_role', 'origin'), ('event_triggers', 'on')) AS w (s, v) \
-         WHERE current_setting(s, true) IS NOT NULL;"
-    } else {
-        ""
+/// Tries it at blue, which has them, with the settings of the session that runs them.
+async fn tried(look: &Look<'_>, as_replica: bool) -> Result<Tried> {
+    let role = if as_replica { "replica" } else { "origin" };
+    let sql = format!(
+        "BEGIN; SET LOCAL lock_timeout = '2s'; SAVEPOINT before; \
+         SELECT set_config(s, v, true) FROM (VALUES ('session_replication_role', '{role}'), ('event_triggers', 'on')) AS w (s, v) \
+         WHERE current_setting(s, true) <> v; {TRY}"
+    );
+    let done = look.blue.batch_execute(&sql).await;
+    // The counts are of what is rolled back too.
+    let written = match &done {
+        Ok(()) => names(look.blue, WRITTEN, &[]).await,
+        Err(_) => match look.blue.batch_execute("ROLLBACK TO before").await {
+            Ok(()) => names(look.blue, WRITTEN, &[]).await,
+            Err(e) => Err(e).doing(TRYING),
+        },
     };
-    let done = look
-        .blue
-        .batch_execute(&format!("BEGIN; {lift} SAVEPOINT before; {TRY}"))
-        .await;
-    let refused = match &done {
-        Ok(()) => None,
-        // What we may not make is said by the checks of our rights.
-        Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => None,
-        Err(e) => Some(describe(e)),
-    };
-    if done.is_err() {
-        look.blue.batch_execute("ROLLBACK TO before").await.doing(doing)?;
-    }
-    // The counts are of what was rolled back too.
-    let written = names(look.blue, WRITTEN, &[]).await;
-    look.blue.batch_execute("ROLLBACK").await.doing(doing)?;
+    look.blue.batch_execute("ROLLBACK").await.doing(TRYING)?;
     let written = written?;
-    Ok(match refused {
+    Ok(match done {
         _ if !written.is_empty() => Tried::Wrote(written),
-        Some(error) => Tried::Refused(error),
-        None => Tried::Nothing,
+        // What we may not make, or set, is said by the checks of our rights.
+        Err(e) if e.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Tried::Refused(describe(&e)),
+        _ => Tried::Nothing,
     })
 }
 

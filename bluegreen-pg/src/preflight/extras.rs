@@ -78,6 +78,31 @@ async fn tablespaces(look: &mut Look<'_>) -> Result<()> {
     )
     .await?;
     let there = names(look.green, "SELECT spcname::text FROM pg_tablespace", &[]).await?;
+    // A table's fails at once, an index's after all rows.
+    let shut = names(
+        look.green,
+        "SELECT quote_ident(spcname) FROM pg_tablespace WHERE spcname = ANY ($1) AND NOT has_tablespace_privilege(oid, 'CREATE') ORDER BY 1",
+        &[&used.iter().map(|[space, _]| space).collect::<Vec<_>>()],
+    )
+    .await?;
+    if !shut.is_empty() {
+        let user = ident(look.context.settings.green.conninfo().user());
+        look.blocks(
+            "right-tablespaces",
+            format!(
+                "the user {user} may make nothing at green in {}",
+                listed("tablespace", &shut)
+            ),
+            "blue's schema names them: it cannot be made on green without that right",
+            format!(
+                "at green: {}",
+                commands(
+                    shut.iter()
+                        .map(|space| format!("GRANT CREATE ON TABLESPACE {space} TO {user};"))
+                )
+            ),
+        );
+    }
     let missing: Vec<&[String; 2]> = used.iter().filter(|[space, _]| !there.contains(space)).collect();
     if !missing.is_empty() {
         let seen: Vec<String> = missing

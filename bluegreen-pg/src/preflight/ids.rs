@@ -64,6 +64,7 @@ pub(crate) const IDS: &[(&str, &[Severity])] = &[
     ("right-stats", BLOCKS),
     ("right-tables", BLOCKS),
     ("right-schemas", BLOCKS),
+    ("right-tablespaces", BLOCKS),
     ("right-sequences", BLOCKS),
     ("right-become-owner", BLOCKS),
     ("right-create-in-schema", BLOCKS),
@@ -186,7 +187,8 @@ mod tests {
     fn every_finding_is_seen_by_a_test() {
         let mut tests = String::new();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-        let entries = [root.clone(), root.join("objects")].map(|folder| std::fs::read_dir(folder).unwrap());
+        let entries = [root.clone(), root.join("objects"), root.join("preflight")]
+            .map(|folder| std::fs::read_dir(folder).unwrap());
         for entry in entries.into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "rs") {

@@ -33,10 +33,12 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Who owns schemas. The owner of green's database owns its schema `public` without a name of its own.
+/// Who owns schemas and foreign servers, and whose default privileges were set. The owner of green's database owns its schema `public` without a name of its own.
 const SCHEMA_OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(nspowner)::text FROM pg_namespace n WHERE nspname !~ '^pg_' \
      AND nspname NOT IN ('information_schema', 'bluegreen') AND pg_get_userbyid(nspowner) <> 'pg_database_owner' \
-     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')";
+     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e') \
+     UNION SELECT pg_get_userbyid(defaclrole)::text FROM pg_default_acl UNION SELECT pg_get_userbyid(srvowner)::text FROM pg_foreign_server s \
+     WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_foreign_server'::regclass AND d.objid = s.oid AND d.deptype = 'e')";
 
 /// The schema, the owner and the schema's owner of whatever a dump gives to its owner: not an extension's.
 fn owned() -> String {
@@ -55,7 +57,7 @@ fn owned() -> String {
     };
     format!(
         "SELECT DISTINCT nspname::text, pg_get_userbyid(owner)::text, pg_get_userbyid(nspowner)::text FROM ({} UNION {} UNION {} \
-         UNION {} UNION {}) AS things (nspname, owner, nspowner) ORDER BY 1, 2",
+         UNION {} UNION {} UNION {} UNION {} UNION {} UNION {} UNION {} UNION {}) AS things (nspname, owner, nspowner) ORDER BY 1, 2",
         of(
             "pg_class",
             "c",
@@ -66,6 +68,12 @@ fn owned() -> String {
         of("pg_type", "t", "typ", " AND t.typrelid = 0"),
         of("pg_operator", "o", "opr", ""),
         of("pg_collation", "l", "coll", ""),
+        of("pg_statistic_ext", "s", "stx", ""),
+        of("pg_ts_dict", "k", "dict", ""),
+        of("pg_ts_config", "g", "cfg", ""),
+        of("pg_conversion", "v", "con", ""),
+        of("pg_opfamily", "f", "opf", ""),
+        of("pg_opclass", "a", "opc", ""),
     )
 }
 
@@ -73,11 +81,7 @@ async fn become_owners(look: &mut Look<'_>, color: Color, owners: &BTreeSet<Stri
     let owners: Vec<&String> = owners.iter().collect();
     // From 16 on to inherit a role's rights and to become it are two things.
     let new = catalog::version(look.side(color)).await? >= 160_000;
-    let (right, options) = if new {
-        ("SET", " WITH INHERIT TRUE, SET TRUE")
-    } else {
-        ("MEMBER", "")
-    };
+    let right = if new { "SET" } else { "MEMBER" };
     let beyond = names(
         look.side(color),
         &format!(
@@ -90,14 +94,8 @@ async fn become_owners(look: &mut Look<'_>, color: Color, owners: &BTreeSet<Stri
     if beyond.is_empty() {
         return Ok(());
     }
-    let mighty = "SELECT quote_ident(rolname) FROM pg_roles WHERE rolsuper AND quote_ident(rolname) = ANY ($1)";
-    let mighty = match names(look.side(color), mighty, &[&beyond]).await?.first() {
-        Some(owner) => format!(
-            " -- a member of the superuser {owner} may all that it may, so better give what it owns at blue to another role"
-        ),
-        None => String::new(),
-    };
     let user = ident(look.context.settings.server(color).conninfo().user());
+    let mend = join(look, color, &beyond).await?;
     let why = match color {
         Color::Green => {
             "without superuser the copy can give what it makes only to a role that we may become and whose rights we have"
@@ -113,12 +111,29 @@ async fn become_owners(look: &mut Look<'_>, color: Color, owners: &BTreeSet<Stri
             listed("role", &beyond)
         ),
         why,
-        format!(
-            "at {color}: {}{mighty}",
-            commands(beyond.iter().map(|owner| format!("GRANT {owner} TO {user}{options};")))
-        ),
+        format!("at {color}: {mend}"),
     );
     Ok(())
+}
+
+/// The commands that give us the rights of these roles, whose names are quoted. They take nothing from anybody, as another owner
+/// would: an owner that was granted nothing else would lose what is its own.
+pub(super) async fn join(look: &Look<'_>, color: Color, roles: &[String]) -> Result<String> {
+    let options = if catalog::version(look.side(color)).await? >= 160_000 {
+        " WITH INHERIT TRUE, SET TRUE"
+    } else {
+        ""
+    };
+    let mighty = "SELECT quote_ident(rolname) FROM pg_roles WHERE rolsuper AND quote_ident(rolname) = ANY ($1)";
+    let mighty = match names(look.side(color), mighty, &[&roles]).await?.first() {
+        Some(owner) => format!(
+            " -- a member of the superuser {owner} may all that it may, so better give what it owns to another role"
+        ),
+        None => String::new(),
+    };
+    let user = ident(look.context.settings.server(color).conninfo().user());
+    let grants = roles.iter().map(|role| format!("GRANT {role} TO {user}{options};"));
+    Ok(format!("{}{mighty}", commands(grants)))
 }
 
 /// A dump makes a thing, gives it to its owner, and only at its end gives that owner the right to create in the schema. Superusers are

@@ -1,9 +1,10 @@
 //! What we must be allowed to do, asked of the servers' own privilege functions.
 
-use super::{Look, commands, listed, names};
+use super::{Look, commands, listed, names, owners, texts};
 use crate::catalog::APPLICATION;
 use crate::ident::ident;
 use bluegreen_core::{Color, Result};
+use std::collections::BTreeSet;
 
 pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
     for color in [Color::Blue, Color::Green] {
@@ -29,7 +30,6 @@ async fn side(look: &mut Look<'_>, color: Color) -> Result<()> {
     )
     .await?;
     let user = ident(look.context.settings.server(color).conninfo().user());
-    let dbname = look.dbname(color);
     for right in missing {
         let (seen, why, mend) = match right.as_str() {
             "replication" => (
@@ -38,9 +38,9 @@ async fn side(look: &mut Look<'_>, color: Color) -> Result<()> {
                 format!("ALTER ROLE {user} REPLICATION;"),
             ),
             "owner" => (
-                "does not own the database",
+                "does not own the database, nor is a member of who does",
                 "the fence makes the database read-only (ALTER DATABASE) and the mirror makes a schema and a publication in it",
-                format!("ALTER DATABASE {dbname} OWNER TO {user};"),
+                owners::join(look, color, &owner_of_database(look, color).await?).await?,
             ),
             "signal" => (
                 "may not end other sessions",
@@ -64,28 +64,35 @@ async fn side(look: &mut Look<'_>, color: Color) -> Result<()> {
     Ok(())
 }
 
+/// Who owns the database, quoted.
+async fn owner_of_database(look: &Look<'_>, color: Color) -> Result<Vec<String>> {
+    let sql = "SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_database WHERE datname = current_database()";
+    names(look.side(color), sql, &[]).await
+}
+
 async fn tables(look: &mut Look<'_>) -> Result<()> {
-    let foreign = names(
+    let foreign = texts::<2>(
         look.blue,
         &format!(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {APPLICATION} AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
-             AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"
+            "SELECT format('%I.%I', n.nspname, c.relname), pg_get_userbyid(c.relowner)::text FROM pg_class c \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {APPLICATION} AND c.relkind IN ('r', 'p') \
+             AND c.relpersistence <> 't' AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"
         ),
-        &[],
     )
     .await?;
     if !foreign.is_empty() {
         let user = ident(look.context.settings.blue.conninfo().user());
+        let tables: Vec<&String> = foreign.iter().map(|[table, _]| table).collect();
+        let owners: BTreeSet<String> = foreign.iter().map(|[_, owner]| ident(owner)).collect();
+        let mend = owners::join(look, Color::Blue, &owners.into_iter().collect::<Vec<_>>()).await?;
         look.blocks(
             "right-tables",
-            format!("the user {user} does not own {} at blue", listed("table", &foreign)),
-            "a publication takes the tables of its owner; the copy reads them and the fence locks them",
-            commands(
-                foreign
-                    .iter()
-                    .map(|table| format!("ALTER TABLE {table} OWNER TO {user};")),
+            format!(
+                "the user {user} does not have the rights of who owns {} at blue",
+                listed("table", &tables)
             ),
+            "a publication takes the tables of its owner; the copy reads them and the fence locks them",
+            format!("at blue: {mend}"),
         );
     }
     Ok(())

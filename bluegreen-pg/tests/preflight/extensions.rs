@@ -2,8 +2,7 @@
 
 use crate::common::Pair;
 use crate::common::findings::{find, ids, run, troubles};
-use bluegreen_core::{Color, Finding, Replicator, Severity};
-use tokio_postgres::Client;
+use bluegreen_core::{Color, Replicator, Severity};
 
 /// As far as the catalogue goes: none of them is installed here.
 #[tokio::test]

@@ -6,7 +6,6 @@ use crate::common::mover::{mover, roles};
 use crate::common::secure::ask_for_password;
 use crate::common::{DB, Pair, connect, streaming};
 use bluegreen_core::{Color, Direction, Finding, Replicator, Severity};
-use tokio_postgres::Client;
 
 async fn by_id(replicator: &bluegreen_pg::PgReplicator, id: &str) -> Vec<Finding> {
     let mut all = replicator.preflight().await.unwrap();
@@ -142,7 +141,7 @@ async fn who_could_not_log_in() {
         &["not written alike: 1 role: \"only_db\""],
     );
     green.batch_execute("ALTER ROLE only_db PASSWORD NULL").await.unwrap();
-    let seen = common::findings::troubles(&replicator).await;
+    let seen = crate::common::findings::troubles(&replicator).await;
     find(
         &seen,
         "logins-without-password",
@@ -202,6 +201,12 @@ const BEYOND: &str = "
     CREATE FUNCTION inner_one(text) RETURNS int LANGUAGE internal AS 'textlen'; ALTER FUNCTION inner_one(text) OWNER TO mover;
     CREATE FUNCTION tight(int) RETURNS int LANGUAGE sql LEAKPROOF AS 'SELECT 1'; ALTER FUNCTION tight(int) OWNER TO mover;
     CREATE FUNCTION fine(int) RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION fine(int) OWNER TO mover;
+    CREATE AGGREGATE joined(text) (sfunc = textcat, stype = text); ALTER AGGREGATE joined(text) OWNER TO mover;
+    CREATE TYPE span AS RANGE (subtype = int); ALTER TYPE span OWNER TO mover;
+    CREATE INDEX ON theirs (id) TABLESPACE \"Fast\"; CREATE STATISTICS seen ON id, (id + 1) FROM theirs; ALTER STATISTICS seen OWNER TO st;
+    ALTER DEFAULT PRIVILEGES FOR ROLE d GRANT SELECT ON TABLES TO app;
+    CREATE TABLE hidden (id int PRIMARY KEY); ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; INSERT INTO hidden VALUES (1);
+    ALTER TABLE hidden OWNER TO w; CREATE ROLE dba SUPERUSER; SET ROLE dba; CREATE EXTENSION citext; RESET ROLE;
     GRANT SELECT ON theirs TO g WITH GRANT OPTION; SET ROLE g; GRANT SELECT ON theirs TO app; RESET ROLE";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,8 +218,20 @@ async fn what_we_may_not_do_without_superuser() {
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
     for (color, client) in [(Color::Blue, &blue), (Color::Green, &green)] {
         ask_for_password(&pair, color, "mover", false).await;
-        let create = "CREATE ROLE x; CREATE ROLE y; CREATE ROLE z; CREATE ROLE g";
+        let create =
+            "CREATE ROLE x; CREATE ROLE y; CREATE ROLE z; CREATE ROLE g; CREATE ROLE st; CREATE ROLE d; CREATE ROLE w;
+            GRANT w TO mover WITH INHERIT TRUE, SET TRUE; GRANT CREATE ON SCHEMA public TO w;
+            CREATE ROLE rdsadmin SUPERUSER; ALTER ROLE rdsadmin SET default_transaction_read_only = off";
         client.batch_execute(create).await.unwrap();
+        // A folder of its own is not asked for.
+        client
+            .batch_execute("SET allow_in_place_tablespaces = on")
+            .await
+            .unwrap();
+        client
+            .batch_execute("CREATE TABLESPACE \"Fast\" LOCATION ''")
+            .await
+            .unwrap();
     }
     let replicator = pair
         .builder_of(mover(&pair, Color::Blue), mover(&pair, Color::Green))
@@ -241,20 +258,25 @@ async fn what_we_may_not_do_without_superuser() {
         ],
     );
     let grantors = block("right-grantors", &["1 right: SELECT on TABLE public.theirs by g"]);
-    let create = block("right-create-in-schema", &["3 roles: x in public, x in s, y in public"]);
+    let create = block(
+        "right-create-in-schema",
+        &["4 roles: st in public, x in public, x in s, y in public"],
+    );
     let owners: Vec<Finding> = seen.iter().filter(|f| f.id == "right-become-owner").cloned().collect();
     let [at_green, at_blue] = &owners[..] else {
         panic!("{owners:#?}")
     };
-    assert!(at_green.seen.contains("3 roles: x, y, z at green"), "{at_green}");
+    assert!(at_green.seen.contains("5 roles: d, st, x, y, z at green"), "{at_green}");
     assert!(at_blue.seen.contains("1 role: x at blue"), "{at_blue}");
     let blocking = seen.iter().filter(|f| f.severity == Severity::Blocking).count();
-    assert_eq!(blocking, 8, "{seen:#?}");
+    let tablespace = block("right-tablespaces", &["1 tablespace: \"Fast\""]);
+    assert_eq!(blocking, 9, "{seen:#?}");
 
     for (finding, client, after) in [
         (&schemas, &blue, "at blue: "),
         (&sequences, &blue, "at blue: "),
         (&extension, &green, "as a superuser: "),
+        (&tablespace, &green, "at green: "),
         (&objects, &blue, "what nobody needs: "),
         (&grantors, &blue, "as a superuser: "),
         (at_green, &green, "at green: "),
@@ -281,5 +303,5 @@ async fn what_we_may_not_do_without_superuser() {
     let owner = "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = 's.t'::regclass";
     let owner: String = green.query_one(owner, &[]).await.unwrap().get(0);
     assert_eq!(owner, "x");
-    replicator.arm(Color::Green, common::WITHIN).await.unwrap();
+    replicator.arm(Color::Green, crate::common::WITHIN).await.unwrap();
 }

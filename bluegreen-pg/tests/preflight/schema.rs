@@ -5,7 +5,6 @@ use crate::common::Pair;
 use crate::common::findings::{find, ids, run, troubles};
 use bluegreen_core::{Color, Finding, Replicator, Severity};
 use bluegreen_pg::PgReplicator;
-use tokio_postgres::Client;
 
 async fn all(replicator: &PgReplicator) -> Vec<Finding> {
     replicator.preflight().await.unwrap()

@@ -5,7 +5,6 @@ use crate::common::findings::{find, ids, run, troubles};
 use crate::common::{Pair, connect, streaming};
 use bluegreen_core::{Color, Direction, Finding, Replicator, Severity};
 use bluegreen_pg::PgReplicator;
-use tokio_postgres::Client;
 
 async fn all(replicator: &PgReplicator) -> Vec<Finding> {
     replicator.preflight().await.unwrap()
@@ -188,4 +187,20 @@ async fn what_greens_server_was_built_without() {
     );
     let mended = ids_of("ALTER TABLE t DROP w, DROP s, DROP x, DROP z; DROP COLLATION german").await;
     assert!(mended.is_empty(), "{mended:#?}");
+}
+
+/// From 17 on some of the C library's collations are the server's own, under the same names.
+#[tokio::test]
+async fn a_collation_that_is_built_in_later_is_there() {
+    let Some(pair) = Pair::of_majors(15, 17).await else {
+        return;
+    };
+    let blue = pair.client(Color::Blue).await;
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v text COLLATE ucs_basic); INSERT INTO t VALUES (1, 'x')";
+    blue.batch_execute(sql).await.unwrap();
+    let replicator = pair.replicator();
+    let seen = troubles(&replicator).await;
+    assert!(!ids(&seen).contains(&"missing-collations"), "{seen:#?}");
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
 }

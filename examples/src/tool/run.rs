@@ -193,24 +193,48 @@ fn plan(on: &On) -> Result<Ended, Stopped> {
 }
 
 /// Wishes to end: an interrupt, `kill`, or a terminal that goes away, which is no reason to die in the middle of a pause.
-struct Interrupts([tokio::signal::unix::Signal; 3]);
+struct Interrupts {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    /// None where it is ignored: `nohup` says that it goes on without its terminal.
+    hangup: Option<tokio::signal::unix::Signal>,
+}
+
+/// What was wished.
+#[derive(PartialEq, Eq)]
+enum Wish {
+    End,
+    /// The terminal is gone; that may be said more than once.
+    Hangup,
+}
 
 impl Interrupts {
     fn listen() -> Result<Self, Error> {
         let one = |kind| signal(kind).map_err(|e| Error::new(Kind::Unexpected, "listen for interrupts", e.to_string()));
-        Ok(Self([
-            one(SignalKind::interrupt())?,
-            one(SignalKind::terminate())?,
-            one(SignalKind::hangup())?,
-        ]))
+        // To listen would be to ignore it no longer.
+        let hangup = if ignores_hangup() {
+            None
+        } else {
+            Some(one(SignalKind::hangup())?)
+        };
+        Ok(Self {
+            interrupt: one(SignalKind::interrupt())?,
+            terminate: one(SignalKind::terminate())?,
+            hangup,
+        })
     }
 
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
+    async fn next(&mut self) -> Wish {
+        let hung_up = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.terminate.recv() => Wish::End,
+            _ = hung_up => Wish::Hangup,
         }
     }
 
@@ -218,11 +242,19 @@ impl Interrupts {
     async fn or<T, E: Into<Stopped>>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, Stopped> {
         tokio::select! {
             done = work => done.map_err(Into::into),
-            () = self.next() => {
+            _ = self.next() => {
                 Err(Error::new(Kind::Unavailable, "stop", "nothing was begun here, and nothing was changed").into())
             }
         }
     }
+}
+
+/// Whether this process was started with hangups ignored.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 async fn preflight(on: &On) -> Result<Ended, Stopped> {
@@ -289,11 +321,11 @@ fn blocked(findings: &[Finding]) -> bool {
 async fn run(on: &On, stand_by: bool) -> Result<Ended, Stopped> {
     let config = on.load()?;
     let mut interrupts = Interrupts::listen()?;
-    if !interrupts.or(is_clear(on, &config)).await? {
+    if !interrupts.or(is_clear(on, &config, stand_by)).await? {
         complain("nothing was begun and nothing was changed: mend what blocks, then run it again");
         return Ok(Ended::HumanNeeded);
     }
-    let held = interrupts.or(config.journal.open(stand_by)).await?;
+    let held = Box::pin(interrupts.or(config.journal.open(stand_by))).await?;
     let ended = carry_out(on, &config, &held, interrupts).await;
     held.close().await;
     ended
@@ -301,9 +333,17 @@ async fn run(on: &On, stand_by: bool) -> Result<Ended, Stopped> {
 
 /// Whether nothing is in the way of a beginning: before there is a journal, so that a file that was wrong can be corrected without
 /// a trace of it.
-async fn is_clear(on: &On, config: &Config) -> Result<bool, Stopped> {
+async fn is_clear(on: &On, config: &Config, stand_by: bool) -> Result<bool, Stopped> {
     let looker = ReadJournal(config.journal.clone());
-    if !looker.load().await?.is_empty() {
+    let begun = loop {
+        match looker.load().await {
+            // A journal out of reach for a while is what a stand-by is there to outlast.
+            Err(e) if stand_by && e.is_transient() => complain(format!("standing by: {}", e.message())),
+            entries => break !entries?.is_empty(),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    if begun {
         return Ok(true);
     }
     let findings = migration(config, looker)?.preflight().await?;
@@ -342,16 +382,13 @@ async fn watched(on: &On, migration: &Migration, mut interrupts: Interrupts) -> 
                 show(&event);
                 continue;
             }
-            () = interrupts.next() => {}
+            wish = interrupts.next() => if wish == Wish::End {
+                asked += 1;
+            },
         }
-        asked += 1;
         if asked == ENOUGH {
-            return Err(Error::new(
-                Kind::Unavailable,
-                "stop",
-                "ended at once, wherever it was: `run` puts it right",
-            )
-            .into());
+            let why = "ended at once, wherever it was: `run` puts it right";
+            return Err(Error::new(Kind::Unavailable, "stop", why).into());
         }
         let more = ENOUGH - asked;
         complain(format!(

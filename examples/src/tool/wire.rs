@@ -191,6 +191,9 @@ impl Journal for ReadJournal {
     }
 }
 
+/// How long giving it back may take.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// A journal that is held.
 #[derive(Debug)]
 pub enum Held {
@@ -212,13 +215,15 @@ impl Held {
 
     /// Gives it back, so that nobody who stands by has to wait until it runs out.
     pub async fn close(self) {
-        if let Self::Postgres(journal) = self
-            && let Err(e) = journal.close().await
-        {
-            complain(format!(
-                "the journal was not given back, it is free when its lease has run out: {e}"
-            ));
-        }
+        let Self::Postgres(journal) = self else { return };
+        let why = match tokio::time::timeout(CLOSING, journal.close()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "its server does not answer".to_owned(),
+        };
+        complain(format!(
+            "the journal was not given back, it is free when its lease has run out: {why}"
+        ));
     }
 }
 

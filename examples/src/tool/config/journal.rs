@@ -43,7 +43,7 @@ pub(super) fn place(migration: &mut Spanned<raw::Migration>, reader: &Reader<'_>
     let text = given.get_ref().reveal();
     if is_plain && !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
         // Nobody's file is called that, and it may hold a password.
-        if text.contains("://") || text.split_whitespace().any(|word| word.starts_with("host=")) {
+        if text.contains("://") || is_conninfo(text) {
             let what = format!("journal: it is neither a file's path nor such an address: {EXPECTED}");
             return Err(Fault::at(given.span(), what));
         }
@@ -60,6 +60,20 @@ pub(super) fn place(migration: &mut Spanned<raw::Migration>, reader: &Reader<'_>
         migration: migration.name.get_ref().clone(),
         lease: Duration::from_secs(30).max(budget.saturating_mul(3)),
     })
+}
+
+/// Whether it is written as libpq's pairs of a key and a value.
+fn is_conninfo(text: &str) -> bool {
+    let keys = [
+        "host", "hostaddr", "port", "dbname", "user", "password", "service", "passfile",
+    ];
+    let is_key = |before: &str| {
+        before
+            .split_whitespace()
+            .next_back()
+            .is_some_and(|key| keys.contains(&key))
+    };
+    text.match_indices('=').any(|(at, _)| is_key(&text[..at]))
 }
 
 /// A journal in a database that is fenced, mirrored and given up with the migration would be no journal.
