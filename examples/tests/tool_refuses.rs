@@ -112,8 +112,10 @@ async fn a_journal_is_held_once_and_never_guessed_at() {
     let waits = text.replace("bake = ", "approve_before = 100\nbake = ");
     tool.write(&waits);
     let clients = world.clients(2);
-    let running = tool.start(&["run"]);
+    let running = tool.start_without_hangups(&["run"]);
     tool.until("status", |s| s.text.contains("50 % to green")).await;
+    // The terminal goes away, which is no reason to stop for what was started to outlive it.
+    running.signal(Signal::SIGHUP);
 
     let second = tool.run("run").await;
     assert_eq!(code(&second), 4, "{second:?}");
@@ -122,7 +124,7 @@ async fn a_journal_is_held_once_and_never_guessed_at() {
     let mut third = tool.start(&["run", "--stand-by", "--json"]);
     let told = third.errors().next_line().await.unwrap().unwrap();
     assert!(told.contains("standing by"), "{told}");
-    third.signal(Signal::SIGINT);
+    third.signal(Signal::SIGHUP);
     let third = third.end().await;
     assert_eq!(code(&third), 4);
     assert!(third.text.contains("nothing was begun here"), "{third:?}");

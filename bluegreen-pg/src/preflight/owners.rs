@@ -40,12 +40,13 @@ const SCHEMA_OWNERS: &str = "SELECT DISTINCT pg_get_userbyid(nspowner)::text FRO
      UNION SELECT pg_get_userbyid(defaclrole)::text FROM pg_default_acl UNION SELECT pg_get_userbyid(srvowner)::text FROM pg_foreign_server s \
      WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_foreign_server'::regclass AND d.objid = s.oid AND d.deptype = 'e')";
 
-/// The schema, the owner and the schema's owner of whatever a dump gives to its owner: not an extension's.
+/// The schema, the owner and the schema's owner of whatever a dump gives to its owner: not what is an extension's, or part of another
+/// thing (a range's constructors, an identity's sequence).
 fn owned() -> String {
     let not_of_extension = |class: &str, alias: &str| {
         format!(
             "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') AND NOT EXISTS (SELECT FROM pg_depend d \
-             WHERE d.classid = '{class}'::regclass AND d.objid = {alias}.oid AND d.deptype = 'e')"
+             WHERE d.classid = '{class}'::regclass AND d.objid = {alias}.oid AND d.deptype IN ('e', 'i'))"
         )
     };
     let of = |class: &str, alias: &str, prefix: &str, and: &str| {

@@ -17,7 +17,7 @@ const SQL: &str = "
     CREATE TABLE indirect (id int PRIMARY KEY, k int CHECK (through(k))); INSERT INTO indirect VALUES (1, 3000);
     CREATE TABLE of_domain (id int PRIMARY KEY, k known_id); INSERT INTO of_domain VALUES (1, 5);
     ALTER TABLE counts ADD CHECK (id = 1 OR counted() > 0); INSERT INTO counts VALUES (1); INSERT INTO counts VALUES (0);
-    CREATE FUNCTION odd(date, known_id) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT extract(year FROM counts.d) > 2000 AND $2 IS DISTINCT FROM known.id FROM (SELECT $1) AS counts(d), (SELECT 1) AS known(id)';
+    CREATE FUNCTION odd(date, int) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT extract(year FROM counts.d) > 2000 AND $2 IS DISTINCT FROM known.id FROM (SELECT $1) AS counts(d), (SELECT 1) AS known(id)';
     CREATE TABLE harmless (id int PRIMARY KEY, known date CHECK (plain(known)), CHECK (id > 0), CHECK (odd(known, NULL))); INSERT INTO harmless VALUES (1, '2020-01-01')";
 
 #[tokio::test]

@@ -137,7 +137,7 @@ async fn tables_and_what_does_not_travel() {
         .batch_execute(&roles.mend[roles.mend.find("CREATE").unwrap()..])
         .await
         .unwrap();
-    blue.batch_execute("DROP TABLE shapeless, big, keyed; DROP SEQUENCE in_key; DROP EVENT TRIGGER watch")
+    blue.batch_execute("DROP TABLE shapeless, big, keyed; DROP SEQUENCE in_key")
         .await
         .unwrap();
     let left = troubles(&replicator).await;

@@ -115,6 +115,19 @@ impl Tool {
         Running(command.spawn().unwrap())
     }
 
+    /// The same with hangups ignored, as `nohup` starts it.
+    pub fn start_without_hangups(&self, arguments: &[&str]) -> Running {
+        let started = self.command(arguments);
+        let started = started.as_std();
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+        command.arg(started.get_program()).args(started.get_args());
+        command.kill_on_drop(true).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(self.envs.iter().cloned());
+        Running(command.spawn().unwrap())
+    }
+
     pub async fn run(&self, command: &str) -> Said {
         self.run_with(&[command]).await
     }
