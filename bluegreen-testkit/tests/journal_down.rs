@@ -1,7 +1,7 @@
 //! A journal that goes out of reach around a pause: no pause begins that could not be given up, and none stays.
 #![allow(clippy::unwrap_used)]
 
-use bluegreen_core::{Body, Note, Outcome, StepName, Timestamp};
+use bluegreen_core::{Body, Kind, Note, Outcome, StepName, Timestamp};
 use bluegreen_testkit::world::Ended;
 use bluegreen_testkit::{Fault, World};
 use std::time::Duration;
@@ -90,4 +90,38 @@ fn a_journal_that_goes_down_around_a_pause_leaves_nobody_waiting() {
         }
     }
     assert!(begun > 10 && kept_out > 10, "{begun} begun, {kept_out} kept out");
+}
+
+/// A commit record that failed, and what stands in its place is there although it was said to have failed: that is the runner's own
+/// word, and no other runner's.
+#[test]
+fn what_stands_in_a_commit_records_place_is_known_for_ours() {
+    let sound = World::new(21);
+    assert_eq!(run(&sound, None), Some(Outcome::Completed));
+    let entries = sound.journal.entries().unwrap();
+    let is_commit = |body: &Body| {
+        let Body::Noted { note, .. } = body else { return false };
+        matches!(note, Note::Commit { .. })
+    };
+    let commit = entries.iter().position(|e| is_commit(&e.body)).unwrap();
+    let world = World::new(21);
+    let faults = world.sound();
+    let before = std::iter::repeat_n(None, commit);
+    let then = [
+        Some(Fault::Reject(Kind::Corrupt)),
+        Some(Fault::FailAfter(Kind::Unavailable)),
+    ];
+    faults.script("journal.append", before.chain(then));
+    let Ended::Answered(answered) = world.process(&faults) else {
+        panic!("nobody killed it")
+    };
+    let entries = world.journal.entries().unwrap();
+    let Body::Noted { note, .. } = &entries[commit].body else {
+        panic!("{:?}", entries[commit])
+    };
+    assert!(matches!(note, Note::PauseGivenUp { .. }), "{note:?}");
+    let outcome = answered.unwrap();
+    assert_eq!(outcome, Outcome::Completed);
+    assert_eq!(faults.happened().len(), 2, "{:?}", faults.happened());
+    world.assert_laws(&outcome);
 }

@@ -86,12 +86,20 @@ impl Engine {
         let state = State::of(&entries)?;
         let there = usize::try_from(seq).ok().and_then(|at| entries.get(at).cloned());
         match (there, instead) {
-            (Some(entry), _) if entry.body == *body && state.next_seq == seq + 1 => {
+            (Some(entry), instead) if state.next_seq == seq + 1 => {
+                let found = if entry.body == *body {
+                    Found::Ours
+                } else if instead.is_some_and(|instead| entry.body == instead) {
+                    // An earlier try put it there, and was answered with an error or late.
+                    Found::Replaced
+                } else {
+                    return Ok(Found::Theirs);
+                };
                 self.state = state;
                 self.loaded = true;
                 self.show();
                 self.events.send(|| Event::Entry { entry });
-                Ok(Found::Ours)
+                Ok(found)
             }
             (Some(_), _) => Ok(Found::Theirs),
             (None, None) => Ok(Found::Nothing),
