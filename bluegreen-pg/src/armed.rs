@@ -184,11 +184,7 @@ impl Armed {
         };
         // An autovacuum that is in the way is ended by the deadlock check; that must come before our time is out.
         let superuser = catalog::is_superuser(&*lock).await?;
-        let eager = if superuser || catalog::may_set(&*lock, "deadlock_timeout").await? {
-            "SET LOCAL deadlock_timeout = '5ms'; "
-        } else {
-            ""
-        };
+        let hurry = catalog::hurry(&*lock).await?;
         let (lock_pid, from_pid) = (pid(&lock).await?, pid(&writer).await?);
         // Only who may end anybody's session may leave it for later; and the server must know the language.
         let may_guard = superuser
@@ -230,7 +226,7 @@ impl Armed {
             sequences,
             lock_tables,
             lock_settings: format!(
-                "{eager}SET LOCAL idle_in_transaction_session_timeout = {}",
+                "{hurry}SET LOCAL idle_in_transaction_session_timeout = {}",
                 FENCE_AT_MOST.as_millis()
             ),
             origin: format!("pg_{}", subscription.oid),

@@ -6,7 +6,7 @@ use crate::ident::mirror_name;
 use crate::marker::{self, Stage};
 use crate::replicator::PgReplicator;
 use crate::{baseline, mirror, shut, slot, writers};
-use bluegreen_core::{Color, Direction, Error, Result};
+use bluegreen_core::{Color, Direction, Error, Kind, Result};
 use futures::future::join;
 
 const DIRECTIONS: [Direction; 2] = [Direction::BlueToGreen, Direction::GreenToBlue];
@@ -46,6 +46,7 @@ impl PgReplicator {
             slot::drop(session, &name).await?;
             mirror::unpublish(session, &name).await?;
         }
+        let mut in_use = Vec::new();
         for (color, session) in &there {
             if half && *color == Color::Green {
                 // Left to who reaches both.
@@ -57,12 +58,26 @@ impl PgReplicator {
                 let dbname = settings.server(*color).conninfo().dbname();
                 writers::open_again(session, &settings.name, dbname).await?;
             }
-            shut::take_away(session, &settings.name).await?;
+            match shut::take_away(session, &settings.name).await {
+                // What a trigger looks at stays as long as it does; the other side is not left as it is for it.
+                Err(e) if e.kind() == Kind::Timeout => {
+                    in_use.push((*color, e));
+                    continue;
+                }
+                taken => taken?,
+            }
             marker::take_away(session, &settings.name).await?;
         }
-        let cleaned: Vec<String> = there.iter().map(|(color, _)| color.to_string()).collect();
+        let cleaned = there.iter().map(|(color, _)| color);
+        let cleaned: Vec<String> = cleaned
+            .filter(|color| in_use.iter().all(|(there, _)| there != *color))
+            .map(ToString::to_string)
+            .collect();
         for (color, session) in both {
             session.map_err(|e| out_of_reach(color, &cleaned, &e))?;
+        }
+        if let Some((color, e)) = in_use.into_iter().next() {
+            return Err(fault(e.kind(), format!("{} at {color}", e.operation()), e.message()));
         }
         self.guards.end();
         Ok(())

@@ -8,7 +8,8 @@ use crate::keeper::{ARMED, Keeper};
 use crate::replicator::PgReplicator;
 use crate::sequences::Sequences;
 use crate::{guard, identity, mirror, shut, slot, writers};
-use bluegreen_core::{Color, Direction, Kind, Result};
+use bluegreen_core::{Color, Direction, Error, Kind, Result};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the guard may take to end the old writer's clients, where that is waited for.
@@ -20,8 +21,60 @@ const OTHER_WITHIN: Duration = Duration::from_millis(500);
 /// How long the cut-over's sessions stay open after it.
 const LINGER: Duration = Duration::from_millis(300);
 
-/// How long the new writer is kept shut for what the old one may have taken after the proof.
-const REST_WITHIN: Duration = Duration::from_secs(10);
+/// How long the new writer is kept shut in all for what the old one may have taken after the proof: well below what a pause may
+/// take, for neither side writes.
+const REST_WITHIN: Duration = Duration::from_secs(3);
+
+/// How often it is tried: an opening that a short budget cuts off is called again.
+const REST_TRIES: u32 = 3;
+
+/// What was spent so far on what the old writer may have taken after the proof.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    tries: u32,
+    spent: Duration,
+}
+
+/// One try; counted when it is begun, and what it took even when it is cut off.
+struct Try<'a> {
+    rest: &'a Mutex<Rest>,
+    begun: Instant,
+    left: Duration,
+}
+
+impl<'a> Try<'a> {
+    /// None where it was tried enough.
+    fn begin(rest: &'a Mutex<Rest>) -> Option<Self> {
+        let (tries, left) = {
+            let mut so_far = rest.lock().unwrap_or_else(PoisonError::into_inner);
+            so_far.tries += 1;
+            (so_far.tries, REST_WITHIN.saturating_sub(so_far.spent))
+        };
+        let begun = Instant::now();
+        (tries <= REST_TRIES && !left.is_zero()).then(|| Self { rest, begun, left })
+    }
+
+    /// When so much of its time is over, in percent.
+    fn over(&self, percent: u32) -> tokio::time::Instant {
+        (self.begun + self.left * percent / 100).into()
+    }
+}
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner).spent += self.begun.elapsed();
+    }
+}
+
+/// A part of it that has an end, whatever hangs.
+async fn by<T>(until: tokio::time::Instant, part: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || fault(Kind::Timeout, REST, "it took too long");
+    tokio::time::timeout_at(until, part)
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
+
+const REST: &str = "bring what the old writer took since the hand-over";
 
 /// The end of a cut-over's sessions: to end one costs its server milliseconds, and not now, while clients come back. All of them
 /// are held until then, which a block that names only some would not do.
@@ -173,10 +226,11 @@ impl PgReplicator {
             writers::sweep(&old, &settings.name, None).await?;
             writers::end_fence(&old, &settings.name).await?;
             if writers::is_closed(&new).await? {
-                self.bring_the_rest(to, &old, &new).await?;
+                self.bring_the_rest(to).await?;
             }
             writers::open_again(&new, &settings.name, dbname(to)).await?;
         }
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Rest::default();
         if let Some(armed) = slot.take() {
             tokio::spawn(linger(armed, settings.name.clone()));
         }
@@ -185,23 +239,78 @@ impl PgReplicator {
     }
 
     /// Brings what the old writer took after the proof: since the fence died with its process, only a default kept its clients
-    /// from writing, and a client may say otherwise. From here on its tables refuse.
-    async fn bring_the_rest(&self, to: Color, old: &Session, new: &Session) -> Result<()> {
-        let name = &self.context.settings.name;
-        shut::shut(old, name).await?;
-        let arrived = marker_round_trip(old, new, name, REST_WITHIN).await?;
-        if arrived.is_none() {
-            // It was proven once that all is there. Nobody may wait without end for what almost surely is not.
-            tracing::error!(migration = %name, "what a client may have written at {} since the hand-over, against its read-only \
-                 default, did not reach {to} within {REST_WITHIN:?}; it is opened without it", to.other());
+    /// from writing, and a client may say otherwise. From here on its tables refuse. It was proven once that all is there: nobody
+    /// may wait long for what almost surely is not, so what fails is said, and passed over.
+    ///
+    /// # Errors
+    /// `Diverged` where somebody else has gone on.
+    async fn bring_the_rest(&self, to: Color) -> Result<()> {
+        let Some(trying) = Try::begin(&self.rest) else {
+            let enough = fault(Kind::Timeout, REST, "it was tried before, and took too long");
+            self.passed_over(to, &enough);
+            return Ok(());
+        };
+        match self.bring_within(to, &trying).await {
+            Err(e) if e.kind() != Kind::Diverged => {
+                self.passed_over(to, &e);
+                Ok(())
+            }
+            brought => brought,
         }
-        let sequences = Sequences::prepare(old, new).await?;
-        sequences.set(new, sequences.read(old).await?).await?;
+    }
+
+    fn passed_over(&self, to: Color, why: &Error) {
+        tracing::error!(migration = %self.context.settings.name, error = %why, "what a client may have written at {from} since the \
+             hand-over, against its read-only default, may be at {from} only; {to} is opened all the same", from = to.other());
+    }
+
+    /// On sessions of its own, which may be left in the middle of something.
+    async fn bring_within(&self, to: Color, trying: &Try<'_>) -> Result<()> {
+        let (settings, from) = (&self.context.settings, to.other());
+        let connected =
+            Box::pin(async { tokio::try_join!(settings.connect(from), settings.connect(from), settings.connect(to)) });
+        let (shuts, old, new) = by(trying.over(50), connected).await?;
+        let (old, new) = (&old, &new);
+        let shut = shut::shut(&shuts, &settings.name, trying.left * 2 / 5);
+        if let Err(e) = by(trying.over(50), shut).await {
+            tracing::warn!(migration = %settings.name, error = %e, "the tables of {from} are not shut: a client that sets its own \
+                 transactions to read-write could write there");
+        }
+        let marker = async {
+            let within = trying.left;
+            let came = marker_round_trip(old, new, &settings.name, within).await?;
+            came.ok_or_else(|| {
+                fault(
+                    Kind::Timeout,
+                    REST,
+                    format!("the mirror did not bring it within {within:?}"),
+                )
+            })
+        };
+        if let Err(e) = by(trying.over(80), marker).await {
+            self.passed_over(to, &e);
+        }
+        let numbers = async {
+            let sequences = Sequences::prepare(old, new).await?;
+            sequences.set(new, sequences.read(old).await?).await
+        };
+        if let Err(e) = by(trying.over(90), numbers).await {
+            tracing::warn!(migration = %settings.name, error = %e, "the sequences of {to} stand as they were handed over");
+        }
         // What came since then must not go back to where it was made.
         let back = self.name_of(Direction::from(to));
-        let at = slot::advance(new, &back).await?;
-        let begin_after = BeginAfter::prepare(old).await?;
-        begin_after.run(old, &back, &at).await
+        let begins = async {
+            let at = slot::advance(new, &back).await?;
+            let begin_after = BeginAfter::prepare(old).await?;
+            begin_after.run(old, &back, &at).await
+        };
+        match by(trying.over(100), begins).await {
+            Err(e) if e.kind() != Kind::Diverged => {
+                tracing::warn!(migration = %settings.name, error = %e, "the way back begins where the hand-over left it");
+                Ok(())
+            }
+            begun => begun,
+        }
     }
 
     /// Sees to it that the other side takes no writes, where it is a mirror. One that was replaced is nobody's mirror, and is left

@@ -2,6 +2,7 @@
 
 use crate::armed::Armed;
 use crate::connect::{Server, Settings};
+use crate::handover::Rest;
 use crate::keeper::Keeper;
 use crate::options::{BySide, Options};
 use crate::progress::Work;
@@ -37,6 +38,8 @@ pub struct PgReplicator {
     /// The sessions of a cut-over, opened before its pause.
     pub(crate) armed: tokio::sync::Mutex<Option<Armed>>,
     keeper: Mutex<Option<Keeper>>,
+    /// How long an opening was held up so far for what the old writer may have taken.
+    pub(crate) rest: Mutex<Rest>,
     /// The comparison in the background.
     pub(crate) comparing: Mutex<Option<crate::verify::Comparing>>,
 }
@@ -240,6 +243,7 @@ impl PgReplicatorBuilder {
             watch: tokio::sync::Mutex::default(),
             armed: tokio::sync::Mutex::default(),
             keeper: Mutex::default(),
+            rest: Mutex::default(),
             comparing: Mutex::default(),
         })
     }

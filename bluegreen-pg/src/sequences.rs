@@ -1,9 +1,9 @@
 //! Sequences do not travel in a mirror: they are read at the writer and set at the other side, all of them.
 
-use crate::catalog;
 use crate::connect::Session;
 use crate::error::{Doing, fault};
 use crate::ident::Relation;
+use crate::{catalog, writers};
 use bluegreen_core::{Kind, Result};
 use std::sync::{Mutex, PoisonError};
 use tokio_postgres::Statement;
@@ -52,7 +52,10 @@ impl Sequences {
         }
         let set = to
             .prepare_typed(
-                "SELECT setval(o::regclass, v, c) FROM unnest($1, $2, $3) AS t (o, v, c)",
+                &format!(
+                    "SELECT setval(o::regclass, v, c) FROM unnest($1, $2, $3) AS t (o, v, c) WHERE {}",
+                    writers::CLOSED
+                ),
                 &[Type::OID_ARRAY, Type::INT8_ARRAY, Type::BOOL_ARRAY],
             )
             .await
@@ -81,7 +84,8 @@ impl Sequences {
         Ok(values)
     }
 
-    /// Sets those that changed since the last time, in one statement.
+    /// Sets those that changed since the last time, in one statement. Nothing where their side takes writes: a statement that is
+    /// late, of somebody who was cut off, would take back numbers that were given out.
     pub(crate) async fn set(&self, to: &Session, values: Vec<(i64, bool)>) -> Result<()> {
         let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut oids, mut last, mut called) = (Vec::new(), Vec::new(), Vec::new());
@@ -93,9 +97,12 @@ impl Sequences {
             }
         }
         if !oids.is_empty() {
-            to.query(&self.set, &[&oids, &last, &called])
-                .await
-                .doing("set the sequences")?;
+            let doing = "set the sequences";
+            let set = to.query(&self.set, &[&oids, &last, &called]).await.doing(doing)?;
+            if set.len() != oids.len() {
+                let why = "their side takes writes: it has given out numbers of its own";
+                return Err(fault(Kind::Diverged, doing, why));
+            }
         }
         *self.carried.lock().unwrap_or_else(PoisonError::into_inner) = values.into_iter().map(Some).collect();
         Ok(())

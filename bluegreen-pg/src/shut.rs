@@ -4,9 +4,9 @@
 
 use crate::catalog;
 use crate::connect::Session;
-use crate::error::{Doing, describe};
-use crate::ident::{ident, literal};
-use bluegreen_core::Result;
+use crate::error::{Doing, describe, fault};
+use crate::ident::{Relation, ident, literal};
+use bluegreen_core::{Kind, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 
@@ -30,44 +30,70 @@ const FUNCTION: &str = "CREATE OR REPLACE FUNCTION bluegreen.refuse() RETURNS tr
    RETURN NULL;
  END $$";
 
-/// How long a table is waited for at a time: nobody is made to queue behind us for long.
+/// How long a lock that keeps others out is waited for at a time: nobody is made to queue behind us for long.
 const LOCK: Duration = Duration::from_millis(50);
 
 /// The same at the writer, whose clients would queue behind us.
 const EASE_LOCK: Duration = Duration::from_millis(10);
 
-/// How long it is tried.
-const WITHIN: Duration = Duration::from_secs(10);
+/// The same once the time is up.
+const LATE_LOCK: Duration = Duration::from_millis(5);
 
-/// Shuts every table. Where the triggers may not be made, the read-only default has to do, and it is said.
-pub(crate) async fn shut(session: &Session, migration: &str) -> Result<()> {
-    let mut sql = String::from(FUNCTION);
-    for table in catalog::lockable(session).await? {
-        sql.push_str(&format!(
-            "; CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table} \
-             FOR EACH STATEMENT EXECUTE FUNCTION bluegreen.refuse({})",
-            ident(&trigger(migration)),
-            literal(migration)
-        ));
-    }
-    let switch = literal(migration);
-    sql.push_str(&format!(
-        "; UPDATE bluegreen.state SET shut = true WHERE migration = {switch}"
-    ));
-    match patiently(session, &sql).await {
-        Err(e)
-            if [
-                Some(&SqlState::INSUFFICIENT_PRIVILEGE),
-                Some(&SqlState::UNDEFINED_OBJECT),
-            ]
-            .contains(&e.code()) =>
-        {
-            tracing::warn!(migration, error = %describe(&e), "the tables of the side that does not write are not shut: a client \
-                 that sets its own transactions to read-write could write there");
-            Ok(())
+/// How long it is tried, where nobody waits for it.
+pub(crate) const WITHIN: Duration = Duration::from_secs(10);
+
+/// How long an autovacuum may take to go once the server has told it to.
+const YIELDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Shuts every table that can be had within that time, and those that are free after it; the others are named in a warning, and the
+/// read-only default has to do for them, as where the triggers may not be made: a vacuum against wraparound never yields, and
+/// neither a copy nor an opening may fail for it.
+pub(crate) async fn shut(session: &Session, migration: &str, within: Duration) -> Result<()> {
+    let doing = "shut the tables of the side that does not write";
+    let until = Instant::now() + within;
+    let waits = Waits::of(session).await?;
+    let switch = format!(
+        "{FUNCTION}; UPDATE bluegreen.state SET shut = true WHERE migration = {}",
+        literal(migration)
+    );
+    if let Some(error) = once(session, &waits, waits.until(until), &switch).await.doing(doing)? {
+        let may_not = [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::UNDEFINED_OBJECT];
+        if !error.code().is_some_and(|code| may_not.contains(code)) {
+            return Err(error).doing(doing);
         }
-        done => done.doing("shut the tables of the side that does not write"),
+        not_shut(migration, "all", &error);
+        return Ok(());
     }
+    let tables = catalog::lockable(session).await?;
+    let triggers: Vec<String> = tables.iter().map(|table| refusing(table, migration)).collect();
+    // A wait for this lock holds up nobody but who writes, and nobody is to write here. All at once is one commit.
+    let at_once = once(session, &waits, waits.until(until), &triggers.join("; ")).await;
+    if at_once.doing(doing)?.is_none() {
+        return Ok(());
+    }
+    for (table, sql) in tables.iter().zip(&triggers) {
+        match once(session, &waits, waits.until(until), sql).await.doing(doing)? {
+            Some(error) if error.code() != Some(&SqlState::UNDEFINED_TABLE) => {
+                not_shut(migration, &table.to_string(), &error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn refusing(table: &Relation, migration: &str) -> String {
+    format!(
+        "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table} \
+         FOR EACH STATEMENT EXECUTE FUNCTION bluegreen.refuse({})",
+        ident(&trigger(migration)),
+        literal(migration)
+    )
+}
+
+fn not_shut(migration: &str, table: &str, error: &tokio_postgres::Error) {
+    tracing::warn!(migration, table, error = %describe(error), "a table of the side that does not write is not shut: a client that \
+         sets its own transactions to read-write could write there");
 }
 
 /// At the new writer, which is open: no statement is to pass through a trigger that lets everything through. Where a table is
@@ -103,28 +129,122 @@ async fn with_trigger(session: &Session, migration: &str) -> Result<Vec<String>,
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Takes the triggers away, a table at a time: the database may be in use again.
+/// Takes the triggers away, a table at a time: the database may be in use again. Tables that are in use for long keep theirs.
+///
+/// # Errors
+/// `Timeout` with the tables that keep theirs, and who uses them.
 pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> {
     let doing = "take the triggers away that shut the tables";
+    let until = Instant::now() + WITHIN;
+    let waits = Waits::of(session).await?;
+    let mut in_use = Vec::new();
+    // Who waits for this lock keeps nobody from reading or writing, and an autovacuum that has it goes; the one that drops the
+    // trigger keeps everybody out.
+    let mut beside = true;
     for table in with_trigger(session, migration).await.doing(doing)? {
-        let sql = format!("DROP TRIGGER IF EXISTS {} ON {table}", ident(&trigger(migration)));
-        patiently(session, &sql).await.doing(doing)?;
+        loop {
+            let drop = format!("DROP TRIGGER IF EXISTS {} ON {table}", ident(&trigger(migration)));
+            let (wait, sql) = if beside {
+                let sql = format!(
+                    "LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = {}; {drop}",
+                    LOCK.as_millis()
+                );
+                (waits.until(until), sql)
+            } else {
+                (LOCK, drop)
+            };
+            let Some(error) = once(session, &waits, wait, &sql).await.doing(doing)? else {
+                break;
+            };
+            match error.code() {
+                Some(&SqlState::UNDEFINED_TABLE) => break,
+                // An owner may have taken it from himself, and can drop the trigger all the same.
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE) if beside => beside = false,
+                Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED) => {
+                    if Instant::now() > until {
+                        in_use.push(who_uses(session, &table).await.doing(doing)?);
+                        break;
+                    }
+                    tokio::time::sleep(LOCK).await;
+                }
+                _ => return Err(error).doing(doing),
+            }
+        }
     }
-    Ok(())
+    if in_use.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "tables are in use, and keep theirs until this is done again: {}",
+        in_use.join("; ")
+    );
+    Err(fault(Kind::Timeout, doing, why))
 }
 
-/// One transaction that waits for no lock for long, tried again for a while.
-async fn patiently(session: &Session, sql: &str) -> Result<(), tokio_postgres::Error> {
-    let until = Instant::now() + WITHIN;
-    loop {
-        let whole = format!("BEGIN; SET LOCAL lock_timeout = {}; {sql}; COMMIT", LOCK.as_millis());
-        let Err(error) = session.batch_execute(&whole).await else {
-            return Ok(());
-        };
-        session.batch_execute("ROLLBACK").await?;
-        if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || Instant::now() > until {
-            return Err(error);
-        }
-        tokio::time::sleep(LOCK).await;
+/// A table, and whose locks are on it.
+async fn who_uses(session: &Session, table: &str) -> Result<String, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            "SELECT format('pid %s of %s has %s since %s', l.pid, coalesce(a.usename, a.backend_type, '?'), l.mode, \
+             coalesce(a.xact_start::text, '?')) FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+             WHERE l.relation = to_regclass($1) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            &[&table],
+        )
+        .await?;
+    let who: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(match who.as_slice() {
+        [] => format!("{table} (by nobody now)"),
+        who => format!("{table} ({})", who.join(", ")),
+    })
+}
+
+/// How long a lock is waited for that an autovacuum may have.
+struct Waits {
+    /// Has the server look at once whether an autovacuum is in the way; it ends one only then.
+    hurry: &'static str,
+    /// The server's own time until that look, and what the autovacuum takes to go.
+    autovacuum: Duration,
+}
+
+impl Waits {
+    async fn of(session: &Session) -> Result<Self> {
+        let looks_after = session
+            .query_one(
+                "SELECT setting::bigint FROM pg_settings WHERE name = 'deadlock_timeout'",
+                &[],
+            )
+            .await
+            .doing("read the server's settings")?;
+        let looks_after = u64::try_from(looks_after.get::<_, i64>(0)).unwrap_or(0);
+        Ok(Self {
+            hurry: catalog::hurry(&**session).await?,
+            autovacuum: Duration::from_millis(looks_after) + YIELDS_WITHIN,
+        })
     }
+
+    /// As long as it takes for an autovacuum to yield, and what is left until then.
+    fn until(&self, until: Instant) -> Duration {
+        let left = until.saturating_duration_since(Instant::now());
+        self.autovacuum.min(left).max(LATE_LOCK)
+    }
+}
+
+/// One transaction that waits for no lock longer than that; what the server has against it. An error is that of the session.
+async fn once(
+    session: &Session,
+    waits: &Waits,
+    wait: Duration,
+    sql: &str,
+) -> Result<Option<tokio_postgres::Error>, tokio_postgres::Error> {
+    let whole = format!(
+        "BEGIN; {}SET LOCAL lock_timeout = {}; {sql}; COMMIT",
+        waits.hurry,
+        wait.as_millis()
+    );
+    let Err(error) = session.batch_execute(&whole).await else {
+        return Ok(None);
+    };
+    session.batch_execute("ROLLBACK").await?;
+    Ok(Some(error))
 }

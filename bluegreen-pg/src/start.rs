@@ -117,7 +117,7 @@ async fn turn(context: Arc<Context>, direction: Direction, report: Arc<Report>) 
     let follower = settings.connect_copy(direction.follower()).await?;
     report.stage("the old writer's clients go");
     guard::wait_for_guard(&follower, &settings.name, WORKER_GONE).await?;
-    shut::shut(&follower, &settings.name).await?;
+    shut::shut(&follower, &settings.name, shut::WITHIN).await?;
     if mirror::look(&origin, &back).await?.is_some() {
         mirror::disable(&origin, &back).await?;
         report.stage("the other direction's worker goes");

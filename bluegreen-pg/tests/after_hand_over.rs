@@ -4,7 +4,7 @@
 
 mod common;
 
-use bluegreen_core::{Color, Direction, Kind, Replicator};
+use bluegreen_core::{Color, Direction, Environment, Kind, Replicator, Spec};
 use bluegreen_pg::PgReplicator;
 use common::writers::LEDGER;
 use common::{Pair, WITHIN, connect, digests, proved, streaming};
@@ -119,6 +119,47 @@ async fn a_table_made_after_the_last_look_is_made_nowhere() {
         .get(0);
     assert!(late);
     assert!(drops.batch_execute("SELECT 1").await.is_err());
+}
+
+/// The mirror brings nothing any more when the runner has died: green is opened within a budget all the same, and where a budget is
+/// short, within a few of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opening_does_not_wait_for_a_mirror_that_brings_nothing() {
+    let budget = Spec::new("shop", Environment::at("http://a"), Environment::at("http://b")).pause_budget;
+    for (budget, tries) in [(budget, 1), (Duration::from_secs(1), 8)] {
+        let Some((pair, first)) = Pair::mirrored(LEDGER).await else {
+            return;
+        };
+        handed_over(&first, Color::Green).await;
+        drop(first);
+        let green = pair.client(Color::Green).await;
+        let elsewhere =
+            "BEGIN READ WRITE; ALTER SUBSCRIPTION bluegreen_shop_to_green CONNECTION 'host=127.0.0.1 port=1'; COMMIT";
+        green.batch_execute(elsewhere).await.unwrap();
+        if tries > 1 {
+            // Nothing can be written at blue either.
+            let locks = "BEGIN READ WRITE; LOCK TABLE ledger, bluegreen.state, bluegreen.marker IN EXCLUSIVE MODE; PREPARE TRANSACTION 'stays'";
+            for n in 0.. {
+                match pair.client(Color::Blue).await.batch_execute(locks).await {
+                    Ok(()) => break,
+                    // Until the server hears of the death.
+                    Err(e) => assert!(n < 100, "{e:?}"),
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        let next = pair.replicator();
+        let mut opened = false;
+        for _ in 0..tries {
+            if let Ok(promoted) = tokio::time::timeout(budget, next.promote(Color::Green)).await {
+                promoted.unwrap();
+                opened = true;
+                break;
+            }
+        }
+        assert!(opened, "with a budget of {budget:?} it is never opened");
+        write(&pair.client(Color::Green).await, "application").await.unwrap();
+    }
 }
 
 /// The preflight refuses those that are there; one made afterwards would be at blue only.

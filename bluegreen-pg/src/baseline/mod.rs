@@ -240,7 +240,7 @@ async fn fill(
 
     report.stage("subscription");
     // A write there would meet one of the mirror's: while nobody uses the tables, it costs next to nothing.
-    shut::shut(&follower, &settings.name).await?;
+    shut::shut(&follower, &settings.name, shut::WITHIN).await?;
     let version = catalog::version(&follower).await?;
     let transaction = follower.transaction().await.doing("create the subscription")?;
     // All that was written before this commit is durable with it, if it is durable itself.
