@@ -124,6 +124,16 @@ impl Armed {
         Ok(!rows.is_empty())
     }
 
+    /// Whether what holds the tables still does: without a guard the session does, for as long as it is there.
+    pub(crate) async fn still_guards(&self) -> Result<bool> {
+        match &self.guard {
+            None => Ok(true),
+            Some(guard) => {
+                Ok(!guard.is_over() && self.guard_waits().await.doing("look whether the guard still waits")?)
+            }
+        }
+    }
+
     /// Lets the guard do its work; it no longer needs us.
     pub(crate) async fn release_guard(&self) -> Result<()> {
         self.from

@@ -185,24 +185,22 @@ impl PgReplicator {
         let ours = slot
             .as_mut()
             .filter(|a| a.to == to && a.held && a.handed_over && !a.is_closed());
-        // Asked of the server: another process may have ended the fence, and its session's end has not come to us yet.
+        // Asked of the server: another process may have ended the fence, and its session's end has not come to us yet. And a guard
+        // that ended before it was told to has let go of the tables, and left its session.
         let held = match ours {
-            Some(armed) if armed.fence_stands(from).await? => Some(armed),
-            _ => None,
+            Some(armed) => {
+                let (stands, guarded) = tokio::try_join!(armed.fence_stands(from), armed.still_guards())?;
+                (stands && guarded).then_some(armed)
+            }
+            None => None,
         };
         if let Some(armed) = held {
             let again = std::mem::replace(&mut armed.promoting, true);
             if armed.guard.is_some() {
-                let stopped = armed.guard.as_ref().is_some_and(guard::Guard::is_over);
-                if stopped || !armed.can_be_guarded(&settings.name).await? {
+                if !armed.can_be_guarded(&settings.name).await? {
                     // Somebody was not silent after all, and may have taken a number: ended first, then read again.
                     armed.release_guard().await?;
                     guard::wait_for_guard(&armed.from_reads, &settings.name, GUARD_DONE).await?;
-                    if stopped {
-                        // It should have waited for us: where somebody cancelled it, nobody was ended.
-                        writers::sweep(&armed.from, &settings.name, None).await?;
-                        armed.guard = None;
-                    }
                     // Not once it has given out numbers of its own.
                     if !again || writers::is_closed(&armed.to_writes).await? {
                         let values = armed.sequences.read(&armed.from_reads).await?;

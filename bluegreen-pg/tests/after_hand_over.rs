@@ -121,6 +121,35 @@ async fn a_table_made_after_the_last_look_is_made_nowhere() {
     assert!(drops.batch_execute("SELECT 1").await.is_err());
 }
 
+/// The guard ended before its time, and with it the lock; its session is there as if nothing had been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_after_a_guard_ended_is_brought_over() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    let _silent = pair.client(Color::Blue).await;
+    handed_over(&replicator, Color::Green).await;
+    let admin = pair.blue.connect("postgres").await.unwrap();
+    let guard = "FROM pg_stat_activity WHERE application_name = 'bluegreen_shop_guard'";
+    let cancelled = admin
+        .query(&format!("SELECT pg_cancel_backend(pid) {guard}"), &[])
+        .await;
+    assert_eq!(cancelled.unwrap().len(), 1);
+    let stray = pair.client(Color::Blue).await;
+    insist(&stray, "stray").await.unwrap();
+    let there = admin
+        .query(&format!("SELECT {guard} AND state LIKE 'idle%'"), &[])
+        .await;
+    assert_eq!(there.unwrap().len(), 1);
+    replicator.promote(Color::Green).await.unwrap();
+    write(&pair.client(Color::Green).await, "application").await.unwrap();
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    assert_eq!(tokens(&green).await, ["application", "stray"]);
+    assert_eq!(digests(&blue).await, digests(&green).await);
+}
+
 /// The mirror brings nothing any more when the runner has died: green is opened within a budget all the same, and where a budget is
 /// short, within a few of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
