@@ -130,6 +130,7 @@ impl PgReplicator {
         armed.fence_seen().await?;
         if armed.may_guard {
             armed.guard_waits().await.doing("rehearse the guard")?;
+            armed.still_writing(&self.context.settings.name).await?;
             armed
                 .lock
                 .batch_execute("DO 'BEGIN PERFORM pg_stat_clear_snapshot(); END'")

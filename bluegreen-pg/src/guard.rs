@@ -10,19 +10,22 @@
 use crate::armed::{Armed, FENCE_AT_MOST};
 use crate::connect::Session;
 use crate::error::{Doing, fault};
-use crate::ident::{guard_application_name, literal};
+use crate::ident::{application_name, guard_application_name, literal};
 use crate::writers::{STARTING, is_client, ours};
 use bluegreen_core::{Kind, Result};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 /// How long the block may take to begin.
 const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long the block tries to lock the catalogue, in milliseconds. Not had, a table that is made in the pause's last
+/// How long the block tries to lock a catalogue, in milliseconds. Not had, a table that is made in the pause's last
 /// milliseconds would stay behind.
 const CATALOGUE_MS: u32 = 20;
+
+/// How long somebody's open transaction that began before the catalogue was locked is waited for.
+const OTHERS_WITHIN: Duration = Duration::from_millis(500);
 
 /// What undoes the inner block.
 const RELEASE: &str = "BG001";
@@ -66,9 +69,20 @@ const NOT_SILENT: &str = concat!(
      AND pid <> pg_backend_pid() AND application_name <> ALL ($1)"
 );
 
+/// Who has a transaction id here, and does not wait for `$2`, which holds the tables and the catalogue. `$1`: our application name.
+const STILL_WRITES: &str = concat!(
+    "SELECT format('pid %s of %s since %s', pid, coalesce(usename, '?'), coalesce(xact_start::text, '?')) \
+     FROM pg_stat_activity WHERE datname = current_database() AND ",
+    is_client!(),
+    " \
+     AND backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND application_name <> $1 AND pid <> $2 \
+     AND CASE WHEN wait_event_type = 'Lock' THEN $2 <> ALL (pg_blocking_pids(pid)) ELSE true END"
+);
+
 impl Armed {
     /// Whether the guard can be left to end the clients: there are some, and none did anything since the fence. A client
-    /// that breaks its silence afterwards can take a number of a sequence, but can write nothing, nor make a table.
+    /// that breaks its silence afterwards can take a number of a sequence, but can write nothing; once the guard is set it can make
+    /// neither a table nor a large object, and what it made just before is looked for ([`nobody_else_writes`](Self::nobody_else_writes)).
     pub(crate) async fn can_be_guarded(&self, migration: &str) -> Result<bool> {
         if !self.may_guard {
             return Ok(false);
@@ -134,6 +148,33 @@ impl Armed {
         }
     }
 
+    /// Refuses where somebody has a transaction that may have made something, now that the catalogue is locked: a lock on a catalogue
+    /// is held for a statement only, so who made a table before ours has none, and nobody else sees that table before he commits.
+    /// Who waits for us is ended by the guard.
+    pub(crate) async fn nobody_else_writes(&self, migration: &str) -> Result<()> {
+        let until = Instant::now() + OTHERS_WITHIN;
+        loop {
+            let who = self.still_writing(migration).await?;
+            if who.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let why = format!("they did not end within {OTHERS_WITHIN:?}: {}", who.join("; "));
+                return Err(fault(Kind::Timeout, "look for other writers once more", why));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Who has a transaction that wrote, and does not wait for the guard.
+    pub(crate) async fn still_writing(&self, migration: &str) -> Result<Vec<String>> {
+        let ours = application_name(migration);
+        let params: [(&(dyn ToSql + Sync), Type); 2] = [(&ours, Type::TEXT), (&self.lock_pid, Type::INT4)];
+        let rows = self.from_reads.query_prepared(STILL_WRITES, &params).await;
+        let rows = rows.doing("look for other writers once more")?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Lets the guard do its work; it no longer needs us.
     pub(crate) async fn release_guard(&self) -> Result<()> {
         self.from
@@ -170,22 +211,30 @@ fn block(migration: &str, key: i32) -> String {
         names.join(", ")
     );
     let at_most = FENCE_AT_MOST.as_millis();
-    // The catalogue is locked for as long as it waits: no lock on the tables that are there keeps a client that breaks its silence
-    // from making another, and nobody would look at that again. It is let go by undoing the inner block, once everybody has
-    // been told to end: who has temporary tables needs the catalogue to go.
+    // The catalogues are locked for as long as it waits: no lock on the tables that are there keeps a client that breaks its silence
+    // from making another, or a large object, and nobody would look at that again. They are let go by undoing the inner block, once
+    // everybody has been told to end: who has temporary tables needs the catalogue to go.
+    let catalogues: String = ["pg_class", "pg_largeobject_metadata, pg_catalog.pg_largeobject"]
+        .iter()
+        .map(|tables| {
+            format!(
+                "BEGIN
+               PERFORM set_config('lock_timeout', '{CATALOGUE_MS}', true);
+               LOCK TABLE pg_catalog.{tables} IN SHARE MODE;
+             EXCEPTION WHEN lock_not_available THEN
+               RAISE LOG 'bluegreen: {tables}: in use, and not locked';
+             END;
+             "
+            )
+        })
+        .collect();
     let body = format!(
         "DECLARE begun timestamptz := clock_timestamp(); starting int[]; seen bigint; old bigint; late int := 0;
          BEGIN
            PERFORM set_config('client_connection_check_interval', '0', true);
            starting := array(SELECT pid FROM ({STARTING}) AS s (pid));
            BEGIN
-             BEGIN
-               PERFORM set_config('lock_timeout', '{CATALOGUE_MS}', true);
-               LOCK TABLE pg_catalog.pg_class IN SHARE MODE;
-             EXCEPTION WHEN lock_not_available THEN
-               RAISE LOG 'bluegreen: the catalogue is in use, and stays open';
-             END;
-             PERFORM set_config('lock_timeout', '{at_most}', true);
+             {catalogues}PERFORM set_config('lock_timeout', '{at_most}', true);
              PERFORM pg_advisory_xact_lock({});
              PERFORM pg_stat_clear_snapshot();
              PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE {clients};

@@ -139,6 +139,7 @@ impl PgReplicator {
             tokio::try_join!(armed.sequences.set(&armed.to_writes, values), async {
                 // Looked at when nobody can make a table any more.
                 armed.guard_is_set().await?;
+                armed.nobody_else_writes(&settings.name).await?;
                 look_again(&armed.from_reads, &armed.statements.writer_check, &forth, sequences).await
             })?;
             armed.handed_over = true;

@@ -8,6 +8,8 @@ use bluegreen_core::{Color, Direction, Environment, Kind, Replicator, Spec};
 use bluegreen_pg::PgReplicator;
 use common::writers::LEDGER;
 use common::{Pair, WITHIN, connect, digests, proved, streaming};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::Duration;
 use tokio_postgres::Client;
 
@@ -119,6 +121,81 @@ async fn a_table_made_after_the_last_look_is_made_nowhere() {
         .get(0);
     assert!(late);
     assert!(drops.batch_execute("SELECT 1").await.is_err());
+}
+
+/// No lock on a catalogue lasts longer than a statement: a table that was made before the last look, and is not committed, would be
+/// filled and acknowledged after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_not_committed_at_the_last_look_stops_the_cut_over() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    let silent = pair.client(Color::Blue).await;
+    let (blue, green) = (
+        pair.blue.connect("postgres").await.unwrap(),
+        pair.green.connect("postgres").await.unwrap(),
+    );
+    replicator.arm(Color::Green, WITHIN).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let position = replicator.fence(Color::Blue, WITHIN).await.unwrap();
+    proved(&replicator, &position).await;
+    // It is held up at green, between the question who is silent and the guard.
+    let ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'bluegreen_shop'";
+    let held_up: Vec<Pid> = green
+        .query(ours, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| Pid::from_raw(row.get(0)))
+        .collect();
+    let all = |signal| held_up.iter().for_each(|pid| kill(*pid, signal).unwrap());
+    all(Signal::SIGSTOP);
+    let hands_over = tokio::spawn(async move { (replicator.hand_over(Color::Green).await, replicator) });
+    let asked =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%state_change > $2%' AND state = 'idle')";
+    for _ in 0..500 {
+        if blue.query_one(asked, &[]).await.unwrap().get(0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let made = silent
+        .batch_execute("BEGIN; CREATE TABLE late (id int PRIMARY KEY)")
+        .await;
+    all(Signal::SIGCONT);
+    made.unwrap();
+    let (handed, replicator) = hands_over.await.unwrap();
+    let refused = handed.unwrap_err();
+    assert!(refused.to_string().contains("pid "), "it says who: {refused}");
+    replicator.unfence(Color::Blue).await.unwrap();
+    // Its session may be ended now, as everybody's that does not know that blue writes again: what it hears is true.
+    let kept = silent
+        .batch_execute("INSERT INTO late VALUES (1); COMMIT")
+        .await
+        .is_ok();
+    let blue = pair.client(Color::Blue).await;
+    let there = blue.query_one("SELECT to_regclass('late') IS NOT NULL", &[]).await;
+    assert_eq!(there.unwrap().get::<_, bool>(0), kept);
+    blue.batch_execute("DROP TABLE IF EXISTS late").await.unwrap();
+    common::cut_over(&replicator, Color::Green).await;
+}
+
+/// Nor does one find its way past the guard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_object_made_after_the_last_look_is_made_nowhere() {
+    let Some((pair, replicator)) = Pair::mirrored(LEDGER).await else {
+        return;
+    };
+    let silent = pair.client(Color::Blue).await;
+    handed_over(&replicator, Color::Green).await;
+    let makes = tokio::spawn(async move { silent.batch_execute("SELECT lo_from_bytea(0, 'acknowledged')").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!makes.is_finished(), "it was made behind our back");
+    replicator.promote(Color::Green).await.unwrap();
+    assert!(makes.await.unwrap().is_err(), "acknowledged, and at blue only");
+    let blue = pair.client(Color::Blue).await;
+    let made = "SELECT count(*) FROM pg_largeobject_metadata";
+    assert_eq!(blue.query_one(made, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
 /// The guard ended before its time, and with it the lock; its session is there as if nothing had been.
