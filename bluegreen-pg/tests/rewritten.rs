@@ -3,9 +3,9 @@
 
 mod common;
 
-use bluegreen_core::{Color, Direction, Replicator};
+use bluegreen_core::{Color, Direction, Kind, MirrorStatus, Replicator};
 use bluegreen_pg::PgReplicator;
-use common::copying::{digests, kill, said, signal, stop};
+use common::copying::{Tools, digests, kill, said, signal, stop};
 use common::{Pair, streaming};
 use nix::sys::signal::Signal::SIGCONT;
 use std::time::{Duration, Instant};
@@ -159,4 +159,161 @@ async fn a_table_that_has_been_read_is_locked_no_longer() {
     assert!(!said(&replicator).await.contains("begun again"));
     streaming(&replicator, Direction::BlueToGreen).await;
     assert_eq!(digests(&blue).await, digests(&pair.client(Color::Green).await).await);
+}
+
+/// Waits until the copy has come to its end, and the comparison of the schemas says what only one side has.
+async fn drift(replicator: &PgReplicator) -> String {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        match replicator.status(Direction::BlueToGreen).await.unwrap() {
+            MirrorStatus::Failed { kind, why } => {
+                assert!(kind == Kind::Diverged && why.contains("DDL does not travel"), "{why}");
+                return why;
+            }
+            other => assert!(Instant::now() < until, "still {other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A copy where this is done at blue after the snapshot was made, and before the schema is dumped or after it.
+async fn changed_since_the_snapshot(sql: &str, dumped: bool) -> Option<(Pair, PgReplicator, Tools)> {
+    let pair = Pair::start().await?;
+    let blue = pair.client(Color::Blue).await;
+    let small =
+        "CREATE TABLE small (id int PRIMARY KEY, v int); INSERT INTO small SELECT i, i FROM generate_series(1, 1000) i;
+        CREATE SCHEMA s; CREATE TABLE s.t (id int PRIMARY KEY)";
+    blue.batch_execute(small).await.unwrap();
+    let tools = Tools::of(pair.green.binaries());
+    let replicator = pair.builder().tools(tools.folder()).build().unwrap();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    tools.has("called").await;
+    if dumped {
+        tools.may("begin");
+        tools.has("dumped").await;
+    }
+    blue.batch_execute(sql).await.unwrap();
+    tools.may("begin");
+    tools.may("end");
+    Some((pair, replicator, tools))
+}
+
+/// What it has not dumped it does not read: the difference is drift, and the copy goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_added_between_the_dump_and_the_rows_is_drift() {
+    for (change, back) in [
+        (
+            "ALTER TABLE small ADD late int DEFAULT 7",
+            "ALTER TABLE small DROP late",
+        ),
+        (
+            "CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)",
+            "DROP TABLE late",
+        ),
+    ] {
+        let Some((pair, replicator, _tools)) = changed_since_the_snapshot(change, true).await else {
+            return;
+        };
+        let why = drift(&replicator).await;
+        assert!(why.contains("late"), "{why}");
+        let blue = pair.client(Color::Blue).await;
+        blue.batch_execute(back).await.unwrap();
+        streaming(&replicator, Direction::BlueToGreen).await;
+        assert_eq!(digests(&blue).await, digests(&pair.client(Color::Green).await).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_renamed_or_dropped_between_the_snapshot_and_the_rows_begins_the_copy_again() {
+    for (change, dumped) in [
+        ("ALTER TABLE small RENAME v TO w", true),
+        ("DROP TABLE small", true),
+        ("ALTER TABLE small DROP v", true),
+        ("ALTER TABLE small RENAME TO former", false),
+        ("ALTER SCHEMA s RENAME TO former", false),
+    ] {
+        let Some((pair, replicator, _tools)) = changed_since_the_snapshot(change, dumped).await else {
+            return;
+        };
+        let said = said(&replicator).await;
+        assert!(said.contains(AGAIN), "{change}, {dumped}: {said}");
+        streaming(&replicator, Direction::BlueToGreen).await;
+        let blue = pair.client(Color::Blue).await;
+        assert_eq!(digests(&blue).await, digests(&pair.client(Color::Green).await).await);
+    }
+}
+
+/// Where blue is restarted, there is no snapshot to be had again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_copied_side_around_the_dump_begins_the_copy_again() {
+    for at in ["called", "dumped"] {
+        let Some(mut pair) = Pair::start().await else { return };
+        pair.client(Color::Blue).await.batch_execute(TWO).await.unwrap();
+        let tools = Tools::of(pair.green.binaries());
+        let replicator = pair.builder().tools(tools.folder()).build().unwrap();
+        if at == "dumped" {
+            tools.may("begin");
+        }
+        replicator.start(Direction::BlueToGreen).await.unwrap();
+        tools.has(at).await;
+        pair.blue.stop().await.unwrap();
+        pair.blue.restart().await.unwrap();
+        tools.may("begin");
+        tools.may("end");
+        let said = said(&replicator).await;
+        assert!(said.contains("begun again: the snapshot was lost"), "{at}: {said}");
+        streaming(&replicator, Direction::BlueToGreen).await;
+        let blue = pair.client(Color::Blue).await;
+        assert_eq!(digests(&blue).await, digests(&pair.client(Color::Green).await).await);
+    }
+}
+
+/// Only those that green has can be filled there; what else changed is drift, and no reason to lose a copy at its last step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn materialized_views_that_change_under_the_copy_are_drift() {
+    let Some(pair) = Pair::start().await else { return };
+    let (blue, beside) = (
+        pair.client(Color::Blue).await,
+        pair.green.connect("postgres").await.unwrap(),
+    );
+    blue.batch_execute(TWO).await.unwrap();
+    blue.batch_execute(
+        "CREATE MATERIALIZED VIEW sums AS SELECT sum(v) FROM small; CREATE MATERIALIZED VIEW twice AS SELECT * FROM sums, small WHERE id < 9;
+         CREATE MATERIALIZED VIEW later AS SELECT count(*) FROM small WITH NO DATA; CREATE MATERIALIZED VIEW never AS SELECT 1 AS one WITH NO DATA",
+    )
+    .await
+    .unwrap();
+    let replicator = one_stream(&pair);
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    stop(&beside, "state = 'active' AND query LIKE '%COPY \"public\".\"big\"%'").await;
+    blue.batch_execute(
+        "CREATE MATERIALIZED VIEW late AS SELECT 1 AS one; ALTER MATERIALIZED VIEW sums RENAME TO totals;
+         REFRESH MATERIALIZED VIEW later",
+    )
+    .await
+    .unwrap();
+    signal(&beside, "true", SIGCONT).await;
+    let why = drift(&replicator).await;
+    assert!(why.contains("late") && why.contains("totals"), "{why}");
+    blue.batch_execute("DROP MATERIALIZED VIEW late; ALTER MATERIALIZED VIEW totals RENAME TO sums")
+        .await
+        .unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    let green = pair.client(Color::Green).await;
+    let empty = "SELECT relname::text FROM pg_class WHERE relkind = 'm' AND NOT relispopulated";
+    let empty: Vec<String> = green
+        .query(empty, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|r| r.get(0))
+        .collect();
+    assert_eq!(empty, ["never"]);
+    for client in [&blue, &green] {
+        let sums = client
+            .query_one("SELECT count(*), min(sum) FROM twice", &[])
+            .await
+            .unwrap();
+        assert_eq!((sums.get::<_, i64>(0), sums.get::<_, i64>(1)), (8, 40_000 * 40_001 / 2));
+    }
 }

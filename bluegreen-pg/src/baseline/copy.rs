@@ -234,8 +234,8 @@ impl Copy {
         let application = copy_application_name(&settings.name);
         let reader = format!(
             "SET client_min_messages = error; SET synchronize_seqscans = off; SET jit = off; \
-             SET max_parallel_workers_per_gather = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; {}",
-            literal(&self.snapshot),
+             SET max_parallel_workers_per_gather = 0; {}; {}",
+            seeing(&self.snapshot),
             unchanged::BETWEEN,
         );
         let (source, target) = tokio::try_join!(
@@ -280,8 +280,16 @@ impl Failed {
     }
 }
 
+/// Begins a transaction that sees what the snapshot sees.
+pub(super) fn seeing(snapshot: &str) -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+        literal(snapshot)
+    )
+}
+
 /// A session that cannot import the snapshot any more.
-fn snapshot_is_gone(error: &Error) -> bool {
+pub(super) fn snapshot_is_gone(error: &Error) -> bool {
     let Some(PgError::Server(e)) = cause(error) else {
         return false;
     };

@@ -61,27 +61,12 @@ pub(super) struct Finish<'a> {
 }
 
 impl<'a> Finish<'a> {
-    pub(super) async fn new(copy: Arc<Copy>, rest: &'a Rest, loads: &'a [Load], origin: &Session) -> Result<Self> {
-        let rows = origin
-            .query(
-                "SELECT n.nspname::text, c.relname::text, pg_relation_size(c.oid)::bigint FROM pg_class c \
-                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'i' AND c.relpages > 1000",
-                &[],
-            )
-            .await
-            .doing("look how large the indexes are")?;
-        let sizes: HashMap<Relation, u64> = rows
-            .iter()
-            .map(|r| {
-                let size = u64::try_from(r.get::<_, i64>(2)).unwrap_or(0);
-                (Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1)), size)
-            })
-            .collect();
-        let sizes = needed(&sizes, rest, loads);
+    pub(super) fn new(copy: Arc<Copy>, rest: &'a Rest, loads: &'a [Load], sizes: &HashMap<Relation, u64>) -> Self {
+        let sizes = needed(sizes, rest, loads);
         copy.report.to_build(sizes.values().sum());
         let jobs = copy.context.options.copy_jobs;
         let last = loads.iter().flat_map(|l| &l.pieces).map(|p| p.step).max().unwrap_or(0);
-        Ok(Self {
+        Self {
             copy,
             rest,
             loads,
@@ -93,7 +78,7 @@ impl<'a> Finish<'a> {
             copying: loads.len(),
             missing: HashMap::new(),
             step: last,
-        })
+        }
     }
 
     /// Does what each table needs as soon as it is in, until all are. Returns when it is all done.
@@ -264,6 +249,23 @@ fn helpers(beside: &Beside) -> usize {
     let ends_last = beside.all_in && beside.weight > beside.theirs;
     let sharing = if ends_last { 1 } else { beside.others + 1 };
     (beside.most / sharing).saturating_sub(1)
+}
+
+/// How large the origin's large indexes are; one that is gone by now has no size any more.
+pub(super) async fn sizes(origin: &Session) -> Result<HashMap<Relation, u64>> {
+    let rows = origin
+        .query(
+            "SELECT n.nspname::text, c.relname::text, coalesce(pg_relation_size(c.oid), 0)::bigint FROM pg_class c \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'i' AND c.relpages > 1000",
+            &[],
+        )
+        .await
+        .doing("look how large the indexes are")?;
+    let sized = |r: &tokio_postgres::Row| {
+        let size = u64::try_from(r.get::<_, i64>(2)).unwrap_or(0);
+        (Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1)), size)
+    };
+    Ok(rows.iter().map(sized).collect())
 }
 
 /// The sizes of the indexes that are made one by one.

@@ -17,18 +17,18 @@ mod unchanged;
 mod views;
 
 use crate::connect::Session;
-use crate::error::{Doing, fault};
+use crate::error::{Doing, PgError, fault};
 use crate::ident::{Relation, copy_application_name, mirror_name};
 use crate::marker::{self, Stage};
 use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
 use crate::{catalog, drift, identity, made, mirror, shut, slot, writers};
-use bluegreen_core::{Direction, Kind, Result};
+use bluegreen_core::{Direction, Error, Kind, Result};
 use brake::Brake;
 use copy::Stop;
 use queue::Queue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -170,7 +170,10 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     )
     .await?;
     report.stage("schema");
-    let dump = schema::dump(&tools, context, from, &snapshot.name).await?;
+    let dump = match schema::dump(&tools, context, from, &snapshot.name).await {
+        Ok(dump) => dump,
+        Err(error) => return Err(unreadable(&origin, &snapshot.name, error).await),
+    };
     let (tables, rest) = tokio::try_join!(
         schema::section(&tools, context, to, &dump, "pre-data"),
         schema::section(&tools, context, to, &dump, "post-data"),
@@ -184,11 +187,15 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
         chunk: plan::CHUNK_BYTES,
         streams: u64::try_from(context.options.copy_jobs).unwrap_or(1),
     };
+    // What the dump has not, nobody has a place for: a column or table that came since is not read.
+    see(&origin, &snapshot.name).await?;
     let (loads, rows) = plan::plan(&origin, &follower, sizes).await?;
-    let bytes = loads.iter().map(plan::Load::bytes).sum();
-    drop(follower);
-    let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
     let computed = views::computed_indexes(&origin).await?;
+    let filled = views::filled(&origin).await?;
+    let index_sizes = finish::sizes(&origin).await?;
+    drop((origin, follower));
+    let bytes = loads.iter().map(plan::Load::bytes).sum();
+    let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
     let rest = rest::Rest::sort(&rest, &loaded, &computed);
     tracing::debug!(loads = loads.len(), tables = loaded.len(), bytes, "copy planned");
     report.copying(rows, bytes);
@@ -201,26 +208,71 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
         queue: Mutex::new(Queue::new(&loads)),
         kept: Mutex::default(),
     });
-    match fill(&copy, &loads, &rest, &was, &origin, snapshot).await {
+    let plan = Plan {
+        loads,
+        rest,
+        index_sizes,
+        filled,
+        was,
+    };
+    match fill(&copy, plan, snapshot).await {
         Ok(()) => Ok(()),
         Err(failure) => Err(copy.reason(failure).await),
     }
 }
 
+/// What there is to do, as the snapshot sees it.
+struct Plan {
+    loads: Vec<plan::Load>,
+    rest: rest::Rest,
+    index_sizes: HashMap<Relation, u64>,
+    /// The materialized views that have rows.
+    filled: HashSet<Relation>,
+    was: drift::Objects,
+}
+
+/// From here on the session sees the catalogue as the snapshot does; functions of the server's see it as it is. Where its connection
+/// is lost, so early, to begin again costs less than to look whether the snapshot's own was lost with it.
+async fn see(origin: &Session, snapshot: &str) -> Result<(), Stop> {
+    let seen = origin.batch_execute(&copy::seeing(snapshot)).await;
+    seen.doing("look at what the snapshot sees").map_err(|error| {
+        if copy::snapshot_is_gone(&error) || error.kind() == Kind::Unavailable {
+            Stop::Snapshot(error)
+        } else {
+            Stop::Fault(error)
+        }
+    })
+}
+
+/// Why the schema could not be dumped: what the snapshot sees of it may be gone, or the snapshot itself.
+async fn unreadable(origin: &Session, snapshot: &str, error: Error) -> Stop {
+    let doing = "look whether what the snapshot sees is there";
+    match see(origin, snapshot).await {
+        Err(Stop::Snapshot(_)) => return Stop::Snapshot(error),
+        Err(_) => return Stop::Fault(error),
+        Ok(()) => {}
+    }
+    let gone = origin.query_opt(unchanged::GONE, &[]).await;
+    match gone.doing(doing) {
+        Ok(Some(row)) => match Err::<(), _>(PgError::Changed(row.get(0))).doing(doing) {
+            Err(changed) => {
+                tracing::warn!(%error, %changed, "the schema could not be dumped");
+                Stop::Changed(changed)
+            }
+            Ok(()) => Stop::Fault(error),
+        },
+        _ => Stop::Fault(error),
+    }
+}
+
 /// Everything from the rows to the subscription that streams.
-async fn fill(
-    copy: &Arc<copy::Copy>,
-    loads: &[plan::Load],
-    rest: &rest::Rest,
-    was: &drift::Objects,
-    origin: &Session,
-    snapshot: slot::Snapshot,
-) -> Result<(), Stop> {
+async fn fill(copy: &Arc<copy::Copy>, plan: Plan, snapshot: slot::Snapshot) -> Result<(), Stop> {
     let (context, report) = (&copy.context, &copy.report);
     let settings = &context.settings;
     let (from, to) = (copy.direction.origin(), copy.direction.follower());
     let name = mirror_name(&settings.name, copy.direction);
-    let mut finish = finish::Finish::new(copy.clone(), rest, loads, origin).await?;
+    let (loads, rest) = (&plan.loads, &plan.rest);
+    let mut finish = finish::Finish::new(copy.clone(), rest, loads, &plan.index_sizes);
     finish.in_order(&rest.before, "statistics objects").await?;
     report.stage("copy");
     rows_and_indexes(copy, loads, &mut finish).await?;
@@ -231,8 +283,10 @@ async fn fill(
     finish.in_order(&rest.after, "constraints and triggers").await?;
     finish.at_once(by_table(&rest.validate), "foreign keys").await?;
     report.stage("statistics");
+    // Those that were filled meanwhile too.
+    let filled = &plan.filled | &views::filled(&origin).await?;
     finish
-        .in_order(&views::refreshes(&origin).await?, "materialized views")
+        .in_order(&views::refreshes(&follower, &filled).await?, "materialized views")
         .await?;
     finish
         .in_order(&views::analyses(&follower).await?, "statistics")
@@ -250,7 +304,7 @@ async fn fill(
         .doing("create the subscription")?;
     copy.has(&transaction, &finish.steps()).await?;
     record::clear(&transaction, &settings.name).await?;
-    drift::record(&transaction, &settings.name, was).await?;
+    drift::record(&transaction, &settings.name, &plan.was).await?;
     mirror::subscribe(&transaction, version, &settings.name, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;
     transaction.commit().await.doing("create the subscription")?;

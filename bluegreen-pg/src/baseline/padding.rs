@@ -33,13 +33,20 @@ const BLANKS: &str = "SELECT coalesce(avg(octet_length(v) - octet_length(rtrim(v
      WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 AND NOT s.inherited";
 
 impl Padded {
+    /// In a transaction, which goes on whatever may not be looked at.
     pub(super) async fn read(origin: &Session) -> Result<Self> {
         let doing = "look which columns are padded";
         let mut padded = HashSet::new();
-        for row in origin.query(COLUMNS, &[&LARGE_PAGES, &WORTH_IT]).await.doing(doing)? {
+        let columns = origin.query(COLUMNS, &[&LARGE_PAGES, &WORTH_IT]).await.doing(doing)?;
+        origin.batch_execute("SAVEPOINT columns_known").await.doing(doing)?;
+        for row in columns {
             let (schema, table, column): (&str, &str, String) = (row.get(0), row.get(1), row.get(2));
             let blanks = match origin.query_one(BLANKS, &[&schema, &table, &column]).await {
-                Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => break,
+                Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                    let back = "ROLLBACK TO SAVEPOINT columns_known";
+                    origin.batch_execute(back).await.doing(doing)?;
+                    break;
+                }
                 blanks => blanks.doing(doing)?,
             };
             if blanks.get::<_, i64>(0) >= i64::from(WORTH_IT) {

@@ -78,7 +78,7 @@ pub(super) struct Sizes {
     pub(super) streams: u64,
 }
 
-/// All loads, largest first, and how many rows there are, about.
+/// All loads, largest first, and how many rows there are, about. The origin's session is in a transaction that sees what the copy will.
 pub(super) async fn plan(origin: &Session, follower: &Session, sizes: Sizes) -> Result<(Vec<Load>, u64)> {
     let doing = "plan the copy";
     let types = Types::read(origin, follower).await?;

@@ -29,6 +29,12 @@ const SEEN: &str = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.reln
      WHERE c.oid = t.id AND c.relname = t.name AND n.nspname = t.schema \
      AND c.relfilenode = coalesce(pg_relation_filenode(c.oid), 0)";
 
+/// A relation that the snapshot sees and that is not there by its name any more: `pg_dump` locks what it saw.
+pub(super) const GONE: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
+     AND n.nspname NOT IN ('information_schema', 'bluegreen') \
+     AND to_regclass(format('%I.%I', n.nspname, c.relname)) IS DISTINCT FROM c.oid::regclass LIMIT 1";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,15 +2,28 @@
 
 use crate::connect::Session;
 use crate::error::Doing;
-use crate::ident::{Relation, ident};
+use crate::ident::Relation;
 use bluegreen_core::Result;
 use std::collections::HashSet;
 use tokio_postgres::Row;
 
-/// Refreshes of the materialized views that have rows at the origin. One may read another, also through plain views, and through
-/// functions, by what their bodies name: it comes after all that it reads.
-pub(super) async fn refreshes(origin: &Session) -> Result<Vec<String>> {
+/// The materialized views that have rows.
+pub(super) async fn filled(origin: &Session) -> Result<HashSet<Relation>> {
     let rows = origin
+        .query(
+            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'm' AND c.relispopulated AND n.nspname !~ '^pg_'",
+            &[],
+        )
+        .await
+        .doing("list the materialized views")?;
+    Ok(rows.iter().map(named).collect())
+}
+
+/// Refreshes of the follower's materialized views that have rows at the origin. One may read another, also through plain views, and
+/// through functions, by what their bodies name: it comes after all that it reads.
+pub(super) async fn refreshes(follower: &Session, filled: &HashSet<Relation>) -> Result<Vec<String>> {
+    let rows = follower
         .query(
             "WITH RECURSIVE reads AS ( \
                  SELECT DISTINCT r.ev_class AS view, d.refobjid AS other FROM pg_rewrite r \
@@ -29,7 +42,7 @@ pub(super) async fn refreshes(origin: &Session) -> Result<Vec<String>> {
                  UNION SELECT r.view, depth.far + 1 FROM depth JOIN reads r ON r.other = depth.view WHERE depth.far < 1000) \
              SELECT n.nspname::text, c.relname::text FROM depth JOIN pg_class c ON c.oid = depth.view \
              JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'm' AND c.relispopulated AND n.nspname !~ '^pg_' \
+             WHERE c.relkind = 'm' AND n.nspname !~ '^pg_' \
              GROUP BY 1, 2, c.oid ORDER BY max(depth.far), c.oid",
             &[],
         )
@@ -37,8 +50,14 @@ pub(super) async fn refreshes(origin: &Session) -> Result<Vec<String>> {
         .doing("list the materialized views")?;
     Ok(rows
         .iter()
-        .map(|r| format!("REFRESH MATERIALIZED VIEW {}.{}", ident(r.get(0)), ident(r.get(1))))
+        .map(named)
+        .filter(|view| filled.contains(view))
+        .map(|view| format!("REFRESH MATERIALIZED VIEW {view}"))
         .collect())
+}
+
+fn named(row: &Row) -> Relation {
+    Relation::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
 }
 
 /// Indexes that run a function in a language other than C, themselves or by an operator: they can be right only when all tables are
@@ -57,7 +76,6 @@ pub(super) async fn computed_indexes(origin: &Session) -> Result<HashSet<Relatio
         )
         .await
         .doing("list the indexes that compute")?;
-    let named = |row: &Row| Relation::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
     Ok(rows.iter().map(named).collect())
 }
 
@@ -72,8 +90,5 @@ pub(super) async fn analyses(follower: &Session) -> Result<Vec<String>> {
         )
         .await
         .doing("list what needs statistics")?;
-    Ok(rows
-        .iter()
-        .map(|r| format!("ANALYZE {}", Relation::new(r.get::<_, &str>(0), r.get::<_, &str>(1))))
-        .collect())
+    Ok(rows.iter().map(|row| format!("ANALYZE {}", named(row))).collect())
 }

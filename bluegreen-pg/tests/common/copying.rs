@@ -2,7 +2,10 @@
 
 use bluegreen_core::{Direction, MirrorStatus, Replicator};
 use bluegreen_pg::PgReplicator;
+use bluegreen_testkit::servers::PgBinaries;
 use nix::sys::signal::Signal;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -74,4 +77,44 @@ pub async fn digests(client: &Client) -> Vec<(String, i64, String)> {
         all.push((table, row.get(0), row.get(1)));
     }
     all
+}
+
+/// PostgreSQL's programs, with a `pg_dump` that begins and ends only when it may: what happens between the snapshot and the rows.
+pub struct Tools(tempfile::TempDir);
+
+impl Tools {
+    pub fn of(binaries: &PgBinaries) -> Self {
+        let here = tempfile::tempdir().unwrap();
+        let (folder, at) = (here.path().display(), binaries.dir().display());
+        let wait = |what| format!("while [ ! -e '{folder}/{what}' ]; do sleep 0.01; done");
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && exec '{at}/pg_dump' --version\n: > '{folder}/called'\n{}\n\
+             '{at}/pg_dump' \"$@\" || exit\n: > '{folder}/dumped'\n{}\n",
+            wait("begin"),
+            wait("end")
+        );
+        let dump = here.path().join("pg_dump");
+        std::fs::write(&dump, script).unwrap();
+        std::fs::set_permissions(&dump, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(binaries.dir().join("pg_restore"), here.path().join("pg_restore")).unwrap();
+        Self(here)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Waits until it is `called`, or has `dumped`.
+    pub async fn has(&self, what: &str) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !self.0.path().join(what).exists() {
+            assert!(Instant::now() < until, "never {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Lets it, and every one after it, `begin` or `end`.
+    pub fn may(&self, what: &str) {
+        std::fs::write(self.0.path().join(what), "").unwrap();
+    }
 }
