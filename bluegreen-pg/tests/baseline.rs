@@ -354,3 +354,43 @@ async fn it_holds_itself_back_while_the_copied_side_answers_late() {
     streaming(&replicator, Direction::BlueToGreen).await;
     assert_eq!(digests(&blue).await, digests(&pair.client(Color::Green).await).await);
 }
+
+/// What another migration made at this copy's origin is its own: it may be in its hold while the next one begins, or its clean-up
+/// may not have reached this side.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_triggers_of_another_migration_are_not_copied() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.blue.create_database("third").await.unwrap();
+    let third = pair.blue.connect("third").await.unwrap();
+    third
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1); CREATE TABLE \"execute\" (id int PRIMARY KEY);
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.v := NEW.v + 1; RETURN NEW; END $$;
+             CREATE TRIGGER bluegreen_shut BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.v > 0) EXECUTE FUNCTION refuse()",
+        )
+        .await
+        .unwrap();
+    let first = bluegreen_pg::PgReplicator::new("first", pair.blue.url("third"), pair.url(Color::Green)).unwrap();
+    first.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&first, Direction::BlueToGreen).await;
+    common::cut_over(&first, Color::Green).await;
+    first.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&first, Direction::GreenToBlue).await;
+    // Its clients were sent away in the cut-over.
+    let third = pair.blue.connect("third").await.unwrap();
+    // At the writer they are switched off, at the side that follows they are not.
+    for (origin, name) in [(pair.url(Color::Green), "second"), (pair.blue.url("third"), "other")] {
+        pair.blue.create_database(name).await.unwrap();
+        let second = bluegreen_pg::PgReplicator::new(name, origin, pair.blue.url(name)).unwrap();
+        second.start(Direction::BlueToGreen).await.unwrap();
+        streaming(&second, Direction::BlueToGreen).await;
+        let follower = pair.blue.connect(name).await.unwrap();
+        assert_eq!(digests(&third).await, digests(&follower).await);
+        let triggers =
+            "SELECT tgname::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 't'::regclass ORDER BY 1";
+        let triggers = follower.query(triggers, &[]).await.unwrap();
+        let mut triggers: Vec<String> = triggers.iter().map(|r| r.get(0)).collect();
+        triggers.sort();
+        assert_eq!(triggers, [format!("bluegreen_{name}_shut"), "bluegreen_shut".into()]);
+    }
+}

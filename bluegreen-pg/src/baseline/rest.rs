@@ -97,6 +97,7 @@ impl Sorter<'_> {
                 self.rest.before.extend(statements.iter().map(|s| here(&s.text)));
             }
             "INDEX" | "CONSTRAINT" if !self.late => self.table(&place, statements),
+            "TRIGGER" if statements.first().is_some_and(shuts) => {}
             "FK CONSTRAINT" => self.foreign_key(&place, &statements),
             kind => {
                 self.late |= matches!(
@@ -173,6 +174,15 @@ impl Sorter<'_> {
             }
         }
     }
+}
+
+/// Whether it makes a trigger that shuts a table, with which another migration may have left the origin. It is that one's, and what it
+/// runs is not in the dump.
+fn shuts(statement: &Statement) -> bool {
+    let runs = statement.find(0, &["execute", "function"]);
+    let function = runs.and_then(|at| statement.relation(at + 2));
+    statement.has(0, &["create", "trigger"])
+        && function.is_some_and(|(function, _)| function == Relation::new("bluegreen", "refuse"))
 }
 
 /// The table of `CREATE INDEX` or `ALTER TABLE .. ADD CONSTRAINT`.
@@ -283,6 +293,24 @@ CREATE FUNCTION public.f() RETURNS int LANGUAGE sql RETURN 1;
 -- Name: late; Type: INDEX; Schema: public; Owner: o
 CREATE INDEX late ON public.big USING btree (public.f());
 ";
+
+    #[test]
+    fn a_trigger_that_shuts_a_table_is_left_out_with_its_state_and_no_other() {
+        let section = "SET row_security = off;
+-- Name: t bluegreen_a_shut; Type: TRIGGER; Schema: public; Owner: o
+CREATE TRIGGER bluegreen_a_shut BEFORE INSERT OR DELETE ON public.t FOR EACH STATEMENT EXECUTE FUNCTION bluegreen.refuse('a');
+ALTER TABLE public.t DISABLE TRIGGER bluegreen_a_shut;
+-- Name: t a; Type: TRIGGER; Schema: public; Owner: o
+CREATE TRIGGER a BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.f('EXECUTE FUNCTION bluegreen.refuse()');
+-- Name: t b; Type: TRIGGER; Schema: public; Owner: o
+CREATE TRIGGER b AFTER INSERT ON bluegreen.refuse FOR EACH ROW EXECUTE FUNCTION bluegreen.log('bluegreen.refuse');
+-- Name: t c; Type: TRIGGER; Schema: public; Owner: o
+CREATE TRIGGER c BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION \"Bluegreen\".refuse();
+";
+        let rest = Rest::sort(section, &HashSet::new(), &HashSet::new());
+        let made: Vec<_> = rest.after.iter().map(|s| &s[..17]).collect();
+        assert_eq!(made, ["CREATE TRIGGER a ", "CREATE TRIGGER b ", "CREATE TRIGGER c "]);
+    }
 
     #[test]
     fn each_statement_has_its_time() {
