@@ -284,3 +284,58 @@ async fn users_rows_in_an_extensions_table_are_compared() {
     found.sort();
     assert_eq!(found, ["a row without a key", "id=2"]);
 }
+
+/// What a server prints of a value is what travels: of an `xml` a declaration does not. And a cast may show something else again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_otherwise_and_printed_alike_is_no_difference() {
+    let documents = r#"
+        CREATE DOMAIN page AS xml; CREATE DOMAIN front AS page; CREATE TYPE pair AS (x xml, n int);
+        CREATE TYPE mood AS ENUM ('sad', 'ok');
+        CREATE FUNCTION felt(mood) RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'as ' || current_setting('port') $$;
+        CREATE CAST (mood AS text) WITH FUNCTION felt(mood);
+        CREATE TABLE documents (id int PRIMARY KEY, x xml, p page, f front, a xml[], c pair, m mood);
+        CREATE TABLE moods (m mood PRIMARY KEY, v int);
+        CREATE TABLE keyless (x xml); ALTER TABLE keyless REPLICA IDENTITY FULL;
+        INSERT INTO moods VALUES ('sad', 1), ('ok', 2);
+        INSERT INTO documents SELECT n, d, d, d, ARRAY[d, NULL], ROW(d, n)::pair, 'ok' FROM (VALUES
+            (1, '<?xml version="1.0"?><a/>'::xml), (2, '<?xml version="1.0" encoding="UTF-8"?><a>(1, "2")</a>'),
+            (3, '<?xml version="1.0" encoding="ISO-8859-1" standalone="yes"?><a/>'), (4, '<?xml version="1.1"?><a/>'),
+            (5, 'no <b>document</b>'), (6, NULL), (7, '')) AS v (n, d);
+        INSERT INTO documents (id, x) VALUES (8, E'<?xml version="1.0"?>\n\n<a/>'), (9, E'\n\n<a/>');
+        INSERT INTO keyless SELECT x FROM documents"#;
+    let Some((pair, replicator)) = Pair::mirrored(documents).await else {
+        return;
+    };
+    pair.client(Color::Blue)
+        .await
+        .batch_execute(
+            r#"INSERT INTO documents (id, x, p) VALUES (10, '<?xml version="1.0"?><b/>', '<?xml version="1.0"?><b/>');
+               UPDATE documents SET x = '<?xml version="1.0" encoding="UTF-8"?><c/>' WHERE id = 5"#,
+        )
+        .await
+        .unwrap();
+    match compare(&replicator).await.unwrap() {
+        Comparison::Same(compared) => assert_eq!((compared.rows, compared.tables), (21, 3)),
+        other => panic!("{other}"),
+    }
+    let wrong = r#"UPDATE documents SET x = '<?xml version="1.0"?><other/>' WHERE id = 1; UPDATE documents SET x = '' WHERE id = 6;
+        UPDATE documents SET c = ROW(NULL, NULL) WHERE id = 10; UPDATE documents SET m = 'sad', a = NULL WHERE id = 2;
+        UPDATE documents SET f = '<f/>' WHERE id = 3; UPDATE moods SET v = 3 WHERE m = 'ok'; DELETE FROM keyless WHERE x IS NULL"#;
+    behind_the_mirror(&pair).await.batch_execute(wrong).await.unwrap();
+    let mut said: Vec<String> = differences(&replicator).await.iter().map(ToString::to_string).collect();
+    said.sort();
+    let expected = [
+        "\"public\".\"documents\" id=10: c is NULL at blue, \"(,)\" at green",
+        "\"public\".\"documents\" id=1: x is \"<a/>\" at blue, \"<other/>\" at green",
+        "\"public\".\"documents\" id=2: a is ",
+        "\"public\".\"documents\" id=3: f is \"<?xml version=",
+        "\"public\".\"documents\" id=6: x is NULL at blue, \"\" at green",
+        "\"public\".\"keyless\" a row without a key: 1 times at blue, 0 times at green (x=NULL)",
+        "\"public\".\"moods\" m=ok: v is \"2\" at blue, \"3\" at green",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.starts_with(expected), "{said}\n{expected}");
+    }
+    assert!(said[2].contains("m is \"ok\" at blue, \"sad\" at green"), "{}", said[2]);
+}

@@ -21,6 +21,13 @@ const ORDERED: [u32; 11] = [16, 17, 20, 21, 23, 26, 1082, 1083, 1114, 1184, 2950
 /// Those whose order is the collation's.
 const COLLATED: [u32; 3] = [19, 25, 1043];
 
+/// What the server's own types are cast to is what they print, but for this one: its cast shows the declaration that neither a copy nor
+/// the mirror brings.
+const XML: u32 = 142;
+
+/// The first oid that a server gives to what users make.
+const FIRST_USER_OID: u32 = 16_384;
+
 /// A column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Column {
@@ -32,6 +39,8 @@ pub(super) struct Column {
     /// The collation and its version; empty when that is not known, `C` for plain bytes.
     pub(super) collation: String,
     pub(super) collatable: bool,
+    /// Whether it is XML, through however many domains.
+    pub(super) xml: bool,
 }
 
 impl Column {
@@ -42,8 +51,23 @@ impl Column {
         if HASHED.contains(&self.base) && !self.collatable {
             name
         } else {
-            format!("({name}::text COLLATE \"C\")")
+            format!("({} COLLATE \"C\")", self.text())
         }
+    }
+
+    /// Its value as text: what its server prints, for that is what travels. A cast of the application's may say anything else. Of an
+    /// `xml` that has no declaration, or none that is printed, the server takes a line end away each time that it prints it.
+    fn text(&self) -> String {
+        let name = ident(&self.name);
+        if self.base < FIRST_USER_OID && self.base != XML {
+            return format!("{name}::text");
+        }
+        let mut printed = format!("pg_catalog.format('%s', {name})");
+        if self.xml {
+            printed = format!("pg_catalog.ltrim({printed}, pg_catalog.chr(10))");
+        }
+        // A row of nothing but NULL is none: so it is not asked with IS NULL.
+        format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN {printed} END")
     }
 
     /// Whether both sides sort by it alike.
@@ -181,8 +205,7 @@ impl Table {
     }
 
     fn key_texts(&self) -> String {
-        let texts: Vec<String> = self.key.iter().map(|c| format!("{}::text", ident(&c.name))).collect();
-        texts.join(", ")
+        self.key.iter().map(Column::text).collect::<Vec<_>>().join(", ")
     }
 
     /// Every row of a range: its key and its digest.
@@ -237,11 +260,7 @@ impl Table {
 
     /// All columns of a row, as text.
     pub(super) fn values_of(&self, key: &Bound) -> String {
-        let texts: Vec<String> = self
-            .columns
-            .iter()
-            .map(|c| format!("{}::text", ident(&c.name)))
-            .collect();
+        let texts: Vec<String> = self.columns.iter().map(Column::text).collect();
         format!(
             "SELECT ARRAY[{}] FROM {} WHERE {} LIMIT 1",
             texts.join(", "),
@@ -300,6 +319,7 @@ mod tests {
             base,
             collation: if base == 25 { "C".into() } else { String::new() },
             collatable: base == 25,
+            xml: base == 142,
         }
     }
 
@@ -339,6 +359,17 @@ mod tests {
         let no_key = table(vec![]);
         assert!(no_key.row_digest().matches("hash_record_extended").count() == 2);
         assert!(no_key.bucket().contains("\"it's\""));
+    }
+
+    #[test]
+    fn what_a_cast_may_show_otherwise_is_printed() {
+        assert_eq!(column("n", "numeric", 1700).text(), "\"n\"::text");
+        assert_eq!(
+            column("m", "mood", 16_400).text(),
+            "CASE WHEN \"m\" IS DISTINCT FROM NULL THEN pg_catalog.format('%s', \"m\") END"
+        );
+        let xml = column("x", "xml", 142).text();
+        assert!(xml.contains("ltrim(pg_catalog.format('%s', \"x\"), "), "{xml}");
     }
 
     #[test]

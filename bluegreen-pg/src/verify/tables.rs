@@ -33,7 +33,9 @@ const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text,
        AND coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' THEN 'C' \
       ELSE coalesce(l.collname || ' ' || CASE WHEN l.collprovider = 'd' THEN d.datcollate \
        || coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale', '') ELSE '' END \
-       || ' ' || pg_collation_actual_version(l.oid), '') END \
+       || ' ' || pg_collation_actual_version(l.oid), '') END, \
+     'xml'::regtype IN (WITH RECURSIVE base (id, of) AS (SELECT t.oid, t.typbasetype \
+      UNION ALL SELECT b.oid, b.typbasetype FROM base JOIN pg_type b ON b.oid = base.of) SELECT id FROM base) \
      FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
      JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation \
      JOIN pg_database d ON d.datname = current_database() \
@@ -51,6 +53,7 @@ async fn columns(session: &Session) -> Result<Columns> {
             base: row.get(4),
             collatable: row.get(5),
             collation: row.get::<_, Option<String>>(6).unwrap_or_default(),
+            xml: row.get(7),
         };
         all.entry((row.get(0), row.get(1))).or_default().push(column);
     }
