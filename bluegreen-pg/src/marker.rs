@@ -106,7 +106,8 @@ pub(crate) enum Stage {
     Ready,
 }
 
-/// Makes our schema and this migration's rows in it, where they are not there yet.
+/// Makes our schema and this migration's rows in it. Where a copy begins, nothing that is there is of it: what an earlier try left, of
+/// which a human took away the rest, goes. The origin's rows stay as they are.
 pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, both: &Both) -> Result<()> {
     let doing = "make the schema bluegreen";
     if let (theirs, false) = strangers(&**session).await?
@@ -122,9 +123,20 @@ pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, bot
             ),
         ));
     }
+    let mut forget = String::new();
+    if stage == Stage::Copying {
+        // A comparison makes this one when it begins.
+        let compared = has_table(session, "compared").await.doing(doing)?;
+        for table in TABLES.iter().filter(|table| compared || **table != "compared") {
+            forget.push_str(&format!(
+                "DELETE FROM bluegreen.{table} WHERE migration = {}; ",
+                literal(migration)
+            ));
+        }
+    }
     // All at once: with the last migration's rows the schema goes too.
     let sql = format!(
-        "{NO_LONG_WAIT} {ALONE} {SETUP} INSERT INTO bluegreen.marker (migration) VALUES ({name}) ON CONFLICT DO NOTHING; \
+        "{NO_LONG_WAIT} {ALONE} {SETUP} {forget}INSERT INTO bluegreen.marker (migration) VALUES ({name}) ON CONFLICT DO NOTHING; \
          INSERT INTO bluegreen.state (migration, stage, blue, green) VALUES ({name}, {}, {}, {}) ON CONFLICT DO NOTHING",
         literal(stage.word()),
         literal(&both.blue.to_string()),
@@ -132,6 +144,13 @@ pub(crate) async fn set_up(session: &Session, migration: &str, stage: Stage, bot
         name = literal(migration),
     );
     session.batch_execute(&sql).await.doing(doing)
+}
+
+/// Whether our schema has the table.
+async fn has_table(session: &Session, table: &str) -> Result<bool, tokio_postgres::Error> {
+    let sql = "SELECT to_regclass($1) IS NOT NULL";
+    let there = session.query_one(sql, &[&format!("bluegreen.{table}")]).await?;
+    Ok(there.get(0))
 }
 
 impl Stage {
@@ -252,9 +271,7 @@ async fn take_away_alone(session: &Session, migration: &str, doing: &str) -> Res
         return Ok(());
     }
     for table in TABLES {
-        let there = "SELECT to_regclass($1) IS NOT NULL";
-        let there = session.query_one(there, &[&format!("bluegreen.{table}")]).await;
-        if there.doing(doing)?.get(0) {
+        if has_table(session, table).await.doing(doing)? {
             let sql = format!("DELETE FROM bluegreen.{table} WHERE migration = $1");
             session.execute(&sql, &[&migration]).await.doing(doing)?;
         }

@@ -331,3 +331,63 @@ async fn with_one_server_gone_nothing_is_left_at_the_other() {
     let green = pair.client(Color::Green).await;
     green.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
 }
+
+/// Abandoned with green out of reach, and cleaned by hand but for our schema: what it says there is no part of the next try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_try_left_says_nothing_of_the_next() {
+    let Some((mut pair, replicator)) = Pair::mirrored(ROWS).await else {
+        return;
+    };
+    replicator.arm(Color::Green, common::WITHIN).await.unwrap();
+    let position = replicator.fence(Color::Blue, common::WITHIN).await.unwrap();
+    common::proved(&replicator, &position).await;
+    replicator.unfence(Color::Blue).await.unwrap();
+    let token = "SELECT token FROM bluegreen.marker";
+    let green = pair.client(Color::Green).await;
+    assert!(green.query_one(token, &[]).await.unwrap().get::<_, i64>(0) > 0);
+    let left = "INSERT INTO bluegreen.made (migration, kind, identity) VALUES ('shop', 'function', 'theirs.f()');
+        UPDATE bluegreen.state SET opened_at = now(), gave_up = 'long ago'";
+    common::behind_the_mirror(&pair)
+        .await
+        .batch_execute(left)
+        .await
+        .unwrap();
+    pair.green.stop().await.unwrap();
+    replicator.stop(Color::Blue).await.unwrap_err();
+    drop(replicator);
+    pair.green.restart().await.unwrap();
+    common::behind_the_mirror(&pair)
+        .await
+        .batch_execute(
+            "ALTER SUBSCRIPTION bluegreen_shop_to_green DISABLE; ALTER SUBSCRIPTION bluegreen_shop_to_green SET (slot_name = NONE);
+             DROP SUBSCRIPTION bluegreen_shop_to_green",
+        )
+        .await
+        .unwrap();
+    common::behind_the_mirror(&pair)
+        .await
+        .batch_execute(
+            "DROP SCHEMA s CASCADE; DROP TYPE mood; CREATE SCHEMA theirs; CREATE FUNCTION theirs.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        )
+        .await
+        .unwrap();
+
+    let replicator = pair.replicator();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    copying(&replicator).await;
+    let green = pair.client(Color::Green).await;
+    let state = "SELECT stage, shut, opened_at IS NULL AND gave_up IS NULL, token FROM bluegreen.state JOIN bluegreen.marker USING (migration)";
+    let state = green.query_one(state, &[]).await.unwrap();
+    let state: (&str, bool, bool, i64) = (state.get(0), state.get(1), state.get(2), state.get(3));
+    assert_eq!(state, ("copying", false, true, 0));
+    // It dies in the midst: that is no copy, and goes; what was never of this migration stays.
+    drop(replicator);
+    let replicator = pair.replicator();
+    let why = failed(&replicator, Direction::BlueToGreen).await;
+    assert!(why.contains("interrupted"), "{why}");
+    replicator.stop(Color::Blue).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), Vec::<String>::new());
+    let green = pair.client(Color::Green).await;
+    assert_eq!(digests(&green).await, Vec::new());
+    green.batch_execute("SELECT theirs.f()").await.unwrap();
+}
