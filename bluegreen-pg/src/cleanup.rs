@@ -8,6 +8,12 @@ use crate::replicator::PgReplicator;
 use crate::{baseline, mirror, shut, slot, writers};
 use bluegreen_core::{Color, Direction, Error, Kind, Result};
 use futures::future::join;
+use std::time::Duration;
+
+const TAKE_AWAY: &str = "take everything of ours away";
+
+/// A server that takes longer than all that a subscription is waited for does not answer at all.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(120);
 
 const DIRECTIONS: [Direction; 2] = [Direction::BlueToGreen, Direction::GreenToBlue];
 
@@ -32,55 +38,77 @@ impl PgReplicator {
                 half = false;
             }
         }
-        // Where one server is out of reach, for good perhaps, the other must not keep its log for it.
-        let both = [(Color::Blue, blue), (Color::Green, green)];
+        // Where one server is out of reach, for good perhaps, or somebody there is in the way, the other must not keep its log for it.
+        let mut both = [(Color::Blue, blue), (Color::Green, green)];
+        let mut held = self.unsubscribe(&mut both).await;
         let there: Vec<(Color, &Session)> = both
             .iter()
             .filter_map(|(color, session)| Some((*color, session.as_ref().ok()?)))
             .collect();
         for (color, session) in &there {
-            mirror::unsubscribe(session, &self.name_of(Direction::from(color.other()))).await?;
-        }
-        for (color, session) in &there {
             let name = self.name_of(Direction::from(*color));
             slot::drop(session, &name).await?;
             mirror::unpublish(session, &name).await?;
         }
-        let mut in_use = Vec::new();
         for (color, session) in &there {
             if half && *color == Color::Green {
                 // Left to who reaches both.
                 continue;
             }
+            let is_held = held.iter().any(|(of, _)| of == color);
             // Green is no mirror any more that a write there could break.
-            let opens = *color == writer || *color == Color::Green;
+            let opens = *color == writer || *color == Color::Green && !is_held;
             if opens && writers::is_closed(session).await? {
                 let dbname = settings.server(*color).conninfo().dbname();
                 writers::open_again(session, &settings.name, dbname).await?;
             }
+            if is_held {
+                continue;
+            }
             match shut::take_away(session, &settings.name).await {
                 // What a trigger looks at stays as long as it does; the other side is not left as it is for it.
                 Err(e) if e.kind() == Kind::Timeout => {
-                    in_use.push((*color, e));
+                    held.push((*color, e));
                     continue;
                 }
                 taken => taken?,
             }
             marker::take_away(session, &settings.name).await?;
         }
-        let cleaned = there.iter().map(|(color, _)| color);
-        let cleaned: Vec<String> = cleaned
-            .filter(|color| in_use.iter().all(|(there, _)| there != *color))
-            .map(ToString::to_string)
+        let clean = |color: &Color| held.iter().all(|(of, _)| of != color);
+        let cleaned: Vec<String> = there
+            .iter()
+            .filter(|(color, _)| clean(color))
+            .map(|(color, _)| color.to_string())
             .collect();
         for (color, session) in both {
             session.map_err(|e| out_of_reach(color, &cleaned, &e))?;
         }
-        if let Some((color, e)) = in_use.into_iter().next() {
-            return Err(fault(e.kind(), format!("{} at {color}", e.operation()), e.message()));
+        if let Some((color, error)) = held.first() {
+            let why = format!("at {color}: {error}{}", done(&cleaned));
+            return Err(fault(error.kind(), TAKE_AWAY, why));
         }
         self.guards.end();
         Ok(())
+    }
+
+    /// Drops the subscriptions at the sides that are there; those where that could not be, and why. A side that does not answer counts
+    /// as out of reach.
+    async fn unsubscribe(&self, both: &mut [(Color, Result<Session>); 2]) -> Vec<(Color, Error)> {
+        let mut held = Vec::new();
+        for (color, side) in both {
+            let Ok(session) = &*side else { continue };
+            let name = self.name_of(Direction::from(color.other()));
+            match tokio::time::timeout(ANSWERS_WITHIN, mirror::unsubscribe(session, &name)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => held.push((*color, error)),
+                Err(_) => {
+                    let why = format!("no answer within {ANSWERS_WITHIN:?}");
+                    *side = Err(fault(Kind::Timeout, format!("drop the subscription {name}"), why));
+                }
+            }
+        }
+        held
     }
 
     /// See `Replicator::leftovers`.
@@ -109,14 +137,19 @@ impl PgReplicator {
     }
 }
 
-/// What was done all the same, and what cannot be.
-fn out_of_reach(color: Color, cleaned: &[String], error: &Error) -> Error {
-    let done = match cleaned {
+/// What was done all the same.
+fn done(cleaned: &[String]) -> String {
+    match cleaned {
         [] => String::new(),
         cleaned => format!("; at {} nothing of ours is left", cleaned.join(" and ")),
-    };
+    }
+}
+
+/// The same, and what cannot be.
+fn out_of_reach(color: Color, cleaned: &[String], error: &Error) -> Error {
+    let done = done(cleaned);
     let why = format!("{color} is out of reach: {error}{done}. If it is gone for good, so is what we made there");
-    fault(error.kind(), "take everything of ours away", why)
+    fault(error.kind(), TAKE_AWAY, why)
 }
 
 async fn found(session: &Session, migration: &str, color: Color) -> Result<Vec<String>> {

@@ -9,6 +9,7 @@ use crate::mirrored;
 use bluegreen_core::{Color, Error, Kind, Result};
 use std::time::{Duration, Instant};
 use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
 
 /// Makes the publication of exactly these tables and the marker. Never `FOR ALL TABLES`: that one would publish tables
 /// made later, which the follower does not have.
@@ -127,24 +128,60 @@ pub(crate) async fn wait_for_worker_to_go(session: &Session, name: &str, within:
     Ok(())
 }
 
+/// How long somebody else's lock on a subscription is waited for, and its worker, which ends first.
+const UNSUBSCRIBE_WITHIN: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(30)];
+
 /// Drops the subscription if it is there, without asking the other server: its slot is dropped there by itself. A server may
-/// still run a dead process's statement that drops it: ours waits for that, and fails for what is gone then.
+/// still run a dead process's statement that drops it: ours waits for that, and fails for what is gone then. Whoever else holds it
+/// is waited for, but not for ever.
 pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
-    if look(session, name).await?.is_none() {
+    let doing = || format!("drop the subscription {name}");
+    let Some(state) = look(session, name).await? else {
         return Ok(());
+    };
+    let [lock, all] = UNSUBSCRIBE_WITHIN.map(|within| within.as_millis());
+    let bounds = format!("SET lock_timeout = {lock}; SET statement_timeout = {all}");
+    session.batch_execute(&bounds).await.doing(doing())?;
+    let dropped = drop_bounded(session, name).await;
+    let unbound = session.batch_execute("SET lock_timeout = 0; SET statement_timeout = 0");
+    let unbound = unbound.await.doing(doing());
+    let Err(error) = dropped else { return unbound };
+    if look(session, name).await?.is_none() {
+        return unbound;
     }
+    if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        return Err(error).doing(doing());
+    }
+    let holders = session.query(HOLDERS, &[&state.oid]).await.doing(doing())?;
+    let holders: Vec<&str> = holders.iter().map(|row| row.get(0)).collect();
+    let who = if holders.is_empty() {
+        "somebody".to_owned()
+    } else {
+        holders.join(", ")
+    };
+    let [within, _] = UNSUBSCRIBE_WITHIN;
+    Err(fault(
+        Kind::Timeout,
+        doing(),
+        format!("after {within:?} it is still locked by {who}"),
+    ))
+}
+
+/// Who has a lock on the subscription.
+const HOLDERS: &str = "SELECT DISTINCT format('pid %s of %s, in a transaction since %s', a.pid, coalesce(a.usename, a.backend_type), \
+         coalesce(a.xact_start::text, '?')) \
+     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+     WHERE l.granted AND l.pid <> pg_backend_pid() AND (l.classid = 'pg_subscription'::regclass AND l.objid = $1 \
+         OR l.relation = 'pg_subscription'::regclass AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock'))";
+
+async fn drop_bounded(session: &Session, name: &str) -> Result<(), tokio_postgres::Error> {
     let quoted = ident(name);
     for sql in [
         format!("ALTER SUBSCRIPTION {quoted} DISABLE"),
         format!("ALTER SUBSCRIPTION {quoted} SET (slot_name = NONE)"),
         format!("DROP SUBSCRIPTION IF EXISTS {quoted}"),
     ] {
-        if let Err(error) = session.batch_execute(&sql).await {
-            if look(session, name).await?.is_none() {
-                return Ok(());
-            }
-            return Err(error).doing(format!("drop the subscription {name}"));
-        }
+        session.batch_execute(&sql).await?;
     }
     Ok(())
 }

@@ -100,3 +100,56 @@ async fn a_subscription_that_a_dead_process_drops_is_dropped() {
     stopped.unwrap();
     assert_eq!(replicator.leftovers().await.unwrap(), [""; 0]);
 }
+
+/// Somebody has begun to mend the subscription by hand, and went home: blue must not keep its log for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebodys_lock_on_the_subscription_does_not_keep_blues_slot() {
+    let Some((pair, replicator)) = Pair::mirrored(TABLE).await else {
+        return;
+    };
+    let mut other = pair.client(Color::Green).await;
+    other
+        .batch_execute("SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    let open = other.transaction().await.unwrap();
+    open.batch_execute("ALTER SUBSCRIPTION bluegreen_shop_to_green SET (binary = off)")
+        .await
+        .unwrap();
+    let stopped = tokio::time::timeout(HANGS, replicator.stop(Color::Blue)).await;
+    let error = stopped.expect("it waits without an end").unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert!(
+        [
+            "at green: ",
+            "bluegreen_shop_to_green",
+            "locked by pid ",
+            "at blue nothing of ours is left"
+        ]
+        .iter()
+        .all(|said| error.to_string().contains(said)),
+        "{error}"
+    );
+    let ours = "SELECT count(*) FROM (SELECT slot_name FROM pg_replication_slots UNION ALL SELECT pubname FROM pg_publication \
+                UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'bluegreen') AS ours";
+    let blue = pair.client(Color::Blue).await;
+    assert_eq!(blue.query_one(ours, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let beside = pair.green.connect("postgres").await.unwrap();
+    assert_eq!(waiting(&beside).await, 0, "somebody is still queued");
+    // Until it is over there, green is a mirror's: its clients are kept out.
+    assert!(
+        pair.client(Color::Green)
+            .await
+            .batch_execute("INSERT INTO t VALUES (1)")
+            .await
+            .is_err()
+    );
+    open.commit().await.unwrap();
+    replicator.stop(Color::Blue).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), [""; 0]);
+    pair.client(Color::Green)
+        .await
+        .batch_execute("INSERT INTO t VALUES (1)")
+        .await
+        .unwrap();
+}

@@ -87,8 +87,10 @@ pub(crate) async fn wipe(
     for session in [origin, &*follower] {
         end_copy_sessions(session, &settings.name).await?;
     }
-    mirror::unsubscribe(follower, &name).await?;
+    let unsubscribed = mirror::unsubscribe(follower, &name).await;
+    // Whatever holds that up, the origin's log is kept for nobody any more.
     slot::drop(origin, &name).await?;
+    unsubscribed?;
     made::wipe(follower, &settings.name).await
 }
 
