@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     stage: Mutex<String>,
+    /// Who keeps it waiting, while somebody does.
+    waits: Mutex<Option<String>>,
     failed: Mutex<Option<(Kind, String)>>,
     copying: std::sync::atomic::AtomicBool,
     pub(crate) rows_done: AtomicU64,
@@ -32,6 +34,19 @@ impl Report {
         let stage = stage.into();
         tracing::info!(%stage, "mirror");
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    /// Somebody keeps it waiting, or nobody does any more.
+    pub(crate) fn waits(&self, who: Option<String>) {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if *waits == who {
+            return;
+        }
+        match &who {
+            Some(who) => tracing::warn!(%who, "the mirror's background work is kept waiting"),
+            None => tracing::info!("the mirror's background work waits for nobody any more"),
+        }
+        *waits = who;
     }
 
     /// From now on rows are counted.
@@ -67,7 +82,11 @@ impl Report {
     }
 
     fn status(&self) -> MirrorStatus {
-        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(who) = &*self.waits.lock().unwrap_or_else(PoisonError::into_inner) {
+            stage.push_str(": ");
+            stage.push_str(who);
+        }
         if !self.copying.load(Ordering::Relaxed) {
             return MirrorStatus::Preparing(stage);
         }

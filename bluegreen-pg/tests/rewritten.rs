@@ -243,6 +243,52 @@ async fn what_is_renamed_or_dropped_between_the_snapshot_and_the_rows_begins_the
     }
 }
 
+/// Asks for the status until it says this.
+async fn says(replicator: &PgReplicator, wanted: &str) {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = replicator.status(Direction::BlueToGreen).await.unwrap().to_string();
+        if status.contains(wanted) {
+            return;
+        }
+        assert!(Instant::now() < until, "it never says {wanted}: {status}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A client has it for hours, and the copy keeps blue's log and old rows meanwhile: only a human can end that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_locked_a_table_is_named_while_the_copy_waits_for_it() {
+    let Some(pair) = Pair::start().await else { return };
+    let (blue, beside) = (
+        pair.client(Color::Blue).await,
+        pair.green.connect("postgres").await.unwrap(),
+    );
+    blue.batch_execute(TWO).await.unwrap();
+    let tools = Tools::of(pair.green.binaries());
+    let replicator = pair.builder().copy_jobs(1).tools(tools.folder()).build().unwrap();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE small IN ACCESS EXCLUSIVE MODE";
+    let pid: i32 = blue.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let named =
+        format!("at blue it waits for public.small, which is locked by pid {pid} of postgres, idle in transaction");
+    // In the dump, and again before its rows are read.
+    tools.has("called").await;
+    blue.batch_execute(lock).await.unwrap();
+    tools.may("begin");
+    says(&replicator, &named).await;
+    blue.batch_execute("COMMIT").await.unwrap();
+    tools.has("dumped").await;
+    tools.may("end");
+    stop(&beside, "state = 'active' AND query LIKE '%COPY \"public\".\"big\"%'").await;
+    blue.batch_execute(lock).await.unwrap();
+    signal(&beside, "true", SIGCONT).await;
+    says(&replicator, &named).await;
+    blue.batch_execute("COMMIT").await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
+    assert_eq!(digests(&blue).await, digests(&pair.client(Color::Green).await).await);
+}
+
 /// Where blue is restarted, there is no snapshot to be had again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_the_copied_side_around_the_dump_begins_the_copy_again() {

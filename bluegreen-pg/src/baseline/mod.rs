@@ -15,6 +15,7 @@ mod script;
 mod types;
 mod unchanged;
 mod views;
+mod waits;
 
 use crate::connect::Session;
 use crate::error::{Doing, PgError, fault};
@@ -172,6 +173,9 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     )
     .await?;
     report.stage("schema");
+    // Dropped, it ends what it runs.
+    let mut waits = JoinSet::new();
+    waits.spawn(waits::watch(context.clone(), report.clone()));
     let dump = match schema::dump(&tools, context, from, &snapshot.name).await {
         Ok(dump) => dump,
         Err(error) => return Err(unreadable(&origin, &snapshot.name, error).await),
