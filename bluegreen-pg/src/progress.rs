@@ -3,6 +3,7 @@
 use bluegreen_core::{Kind, MirrorStatus, Progress, Result};
 use futures::FutureExt;
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +15,8 @@ use tokio::task::JoinHandle;
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     stage: Mutex<String>,
-    /// Who keeps it waiting, while somebody does.
-    waits: Mutex<Option<String>>,
+    /// What is in its way now, by who noticed.
+    troubles: Mutex<BTreeMap<String, String>>,
     failed: Mutex<Option<(Kind, String)>>,
     copying: std::sync::atomic::AtomicBool,
     pub(crate) rows_done: AtomicU64,
@@ -36,17 +37,22 @@ impl Report {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
     }
 
-    /// Somebody keeps it waiting, or nobody does any more.
-    pub(crate) fn waits(&self, who: Option<String>) {
-        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
-        if *waits == who {
+    /// Something is in its way, as this part of it noticed, or is not any more.
+    pub(crate) fn trouble(&self, part: &str, what: Option<String>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if troubles.get(part) == what.as_ref() {
             return;
         }
-        match &who {
-            Some(who) => tracing::warn!(%who, "the mirror's background work is kept waiting"),
-            None => tracing::info!("the mirror's background work waits for nobody any more"),
+        match what {
+            Some(what) => {
+                tracing::warn!(%part, %what, "in the mirror's way");
+                troubles.insert(part.to_owned(), what);
+            }
+            None => {
+                tracing::info!(%part, "out of the mirror's way");
+                troubles.remove(part);
+            }
         }
-        *waits = who;
     }
 
     /// From now on rows are counted.
@@ -83,9 +89,11 @@ impl Report {
 
     fn status(&self) -> MirrorStatus {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(who) = &*self.waits.lock().unwrap_or_else(PoisonError::into_inner) {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        // Streams may all have the same.
+        for what in troubles.values().collect::<BTreeSet<_>>() {
             stage.push_str(": ");
-            stage.push_str(who);
+            stage.push_str(what);
         }
         if !self.copying.load(Ordering::Relaxed) {
             return MirrorStatus::Preparing(stage);

@@ -140,7 +140,7 @@ impl Copy {
 
     /// Copies a piece, again and again while connections are lost.
     async fn piece(&self, pair: &mut Option<Pair>, number: usize, piece: &Piece) -> Result<(), Stop> {
-        let mut trial = Trial::default();
+        let mut trial = Trial::of(&self.report, &format!("step {}, {}", piece.step, piece.name));
         let mut was = None;
         loop {
             let error = match self.once(pair, number, piece, was).await {
@@ -156,7 +156,7 @@ impl Copy {
             if matches!(cause(&error), Some(PgError::Changed(_))) {
                 return Err(Stop::Changed(error));
             }
-            trial.failed(&piece.name, error).await?;
+            trial.failed(error).await?;
         }
     }
 
@@ -250,21 +250,39 @@ impl Copy {
     }
 }
 
-/// How long something has been tried again.
-#[derive(Debug, Default)]
-pub(super) struct Trial(Option<Instant>);
+/// How long something has been tried again. While it is, the status says why.
+#[derive(Debug)]
+pub(super) struct Trial {
+    report: Arc<Report>,
+    what: String,
+    since: Option<Instant>,
+}
 
 impl Trial {
+    pub(super) fn of(report: &Arc<Report>, what: &str) -> Self {
+        Self {
+            report: report.clone(),
+            what: what.to_owned(),
+            since: None,
+        }
+    }
+
     /// Waits a moment if the error may pass by itself and has not lasted too long; else gives it back.
-    pub(super) async fn failed(&mut self, what: &str, error: Error) -> Result<()> {
-        let since = *self.0.get_or_insert_with(Instant::now);
+    pub(super) async fn failed(&mut self, error: Error) -> Result<()> {
+        let since = *self.since.get_or_insert_with(Instant::now);
         let passes = matches!(error.kind(), Kind::Unavailable | Kind::Timeout);
         if !passes || since.elapsed() > PATIENCE {
             return Err(error);
         }
-        tracing::warn!(%what, %error, "tried again");
+        self.report.trouble(&self.what, Some(format!("tried again: {error}")));
         tokio::time::sleep(BETWEEN).await;
         Ok(())
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.report.trouble(&self.what, None);
     }
 }
 

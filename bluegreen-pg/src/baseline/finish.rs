@@ -285,7 +285,7 @@ fn analyze(tables: &[Relation]) -> String {
 impl Copy {
     /// Does a step, again while its connection is lost.
     async fn step(&self, builder: &mut Builder, step: i32, settings: &str, helpers: usize, job: &Job) -> Result<()> {
-        let mut trial = Trial::default();
+        let mut trial = Trial::of(&self.report, &format!("step {step}, {}", job.what));
         let mut was = None;
         loop {
             let tried = async {
@@ -300,7 +300,7 @@ impl Copy {
                 Ok(()) => return Ok(()),
                 Err((pid, error)) => {
                     was = pid.or(was);
-                    trial.failed(&job.what, error).await?;
+                    trial.failed(error).await?;
                 }
             }
         }

@@ -146,9 +146,9 @@ pub(crate) async fn run(context: Arc<Context>, direction: Direction, report: Arc
         beginnings += 1;
         tracing::warn!(%error, "{why}");
         report.stage(why);
-        let mut trial = copy::Trial::default();
+        let mut trial = copy::Trial::of(&report, "begin again");
         while let Err(error) = begin(&context, direction).await {
-            trial.failed("begin again", error).await?;
+            trial.failed(error).await?;
         }
     }
 }

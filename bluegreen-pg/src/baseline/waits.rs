@@ -14,6 +14,8 @@ use tokio_postgres::types::Type;
 /// How often it is looked. Who waits for less is not worth a word.
 const EVERY: Duration = Duration::from_secs(2);
 
+const PART: &str = "locks";
+
 /// Which tables our sessions (`$1`) have waited for so long (`$2`, in seconds), and whom for.
 const WAITING: &str = "SELECT DISTINCT format('waits for %s, which is locked by %s', l.relation::regclass, coalesce(( \
          SELECT string_agg(DISTINCT coalesce(format('pid %s of %s, %s, in a transaction since %s', h.pid, \
@@ -25,7 +27,7 @@ const WAITING: &str = "SELECT DISTINCT format('waits for %s, which is locked by 
 
 /// Tells the report, until it is dropped. A look that fails ends nothing.
 pub(super) async fn watch(context: Arc<Context>, report: Arc<Report>) {
-    report.waits(None);
+    report.trouble(PART, None);
     loop {
         tokio::time::sleep(EVERY).await;
         if let Err(error) = watch_sessions(&context, &report).await {
@@ -42,7 +44,7 @@ async fn watch_sessions(context: &Context, report: &Report) -> Result<()> {
         let (at_blue, at_green) =
             tokio::try_join!(waiting(&blue, Color::Blue, &ours), waiting(&green, Color::Green, &ours))?;
         let all: Vec<String> = at_blue.into_iter().chain(at_green).collect();
-        report.waits((!all.is_empty()).then(|| all.join("; ")));
+        report.trouble(PART, (!all.is_empty()).then(|| all.join("; ")));
         tokio::time::sleep(EVERY).await;
     }
 }

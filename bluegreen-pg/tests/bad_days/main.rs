@@ -91,6 +91,12 @@ async fn green_dies_in_the_copy() {
     crash(day.server(Color::Green), Duration::from_millis(500)).await;
     let (outcome, said) = course.ends().await;
     assert_eq!(outcome, Outcome::Completed, "{said}");
+    // The pieces that it lost, or all, where it has forgotten more.
+    assert!(
+        said.contains("tried again: ") && said.contains("green's database")
+            || said.contains("begun again: green has forgotten"),
+        "{said}"
+    );
     day.check(&outcome, writers).await;
 }
 
@@ -103,6 +109,10 @@ async fn blue_is_restarted_in_the_copy() {
     restart(day.server(Color::Blue)).await;
     let (outcome, said) = course.ends().await;
     assert_eq!(outcome, Outcome::Completed, "{said}");
+    assert!(
+        said.contains("begun again: the snapshot was lost with blue's connection"),
+        "{said}"
+    );
     day.check(&outcome, writers).await;
 }
 
@@ -116,7 +126,21 @@ async fn both_servers_go_while_it_follows() {
     restart(day.server(Color::Blue)).await;
     let (outcome, said) = course.ends().await;
     assert_eq!(outcome, Outcome::Completed, "{said}");
+    assert!(
+        said.contains("Retrying { step: Soak") && said.contains("connect to green's database"),
+        "{said}"
+    );
     day.check(&outcome, writers).await;
+}
+
+/// What ended the lock, or the proof, ended the pause: it is given up with its reason, and tried again.
+fn gave_up(at: At, said: &str) {
+    if matches!(at, At::AfterFence | At::AfterProof) {
+        assert!(
+            said.contains("PauseGivenUp") && said.contains("why: \"postgres: "),
+            "{at:?}: {said}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,6 +165,7 @@ async fn green_dies_in_the_pause() {
         println!("{at:?}: {outcome}");
         assert_ne!(comings.load(Ordering::SeqCst), 0, "{at:?}: nothing was done");
         assert_eq!(outcome, Outcome::Completed, "{at:?}: {said}");
+        gave_up(at, &said);
         day.check(&outcome, writers).await;
     }
 }
@@ -157,6 +182,7 @@ async fn blue_is_restarted_in_the_pause() {
         println!("{at:?}: {outcome}");
         assert_ne!(comings.load(Ordering::SeqCst), 0, "{at:?}: nothing was done");
         assert_eq!(outcome, Outcome::Completed, "{at:?}: {said}");
+        gave_up(at, &said);
         day.check(&outcome, writers).await;
     }
 }
@@ -198,6 +224,7 @@ async fn every_session_of_ours_is_ended_in_the_pause() {
         println!("{at:?}: {outcome}");
         assert_ne!(comings.load(Ordering::SeqCst), 0, "{at:?}: nothing was done");
         assert_eq!(outcome, Outcome::Completed, "{at:?}: {said}");
+        gave_up(at, &said);
         day.check(&outcome, writers).await;
     }
 }
