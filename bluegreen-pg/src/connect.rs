@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const SESSION_SETTINGS: &str = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
      -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c search_path= \
      -c row_security=off -c bytea_output=hex -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
-     -c array_nulls=on -c xmloption=content -c jit=off";
+     -c array_nulls=on -c xmloption=content -c jit=off -c quote_all_identifiers=off";
 
 /// What cannot be sent along. Not every version has these timeouts. And the user's event triggers must not run on what we make and
 /// drop: one that keeps a log of it would write into the mirror. Only superusers may say so; before 17 it is what a replica's worker

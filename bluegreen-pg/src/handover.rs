@@ -35,7 +35,7 @@ pub(crate) struct Rest {
     spent: Duration,
 }
 
-/// One try; counted when it is begun, and what it took even when it is cut off.
+/// One try; counted once both servers are there, and what it took even when it is cut off.
 struct Try<'a> {
     rest: &'a Mutex<Rest>,
     begun: Instant,
@@ -46,12 +46,15 @@ impl<'a> Try<'a> {
     /// None where it was tried enough.
     fn begin(rest: &'a Mutex<Rest>) -> Option<Self> {
         let (tries, left) = {
-            let mut so_far = rest.lock().unwrap_or_else(PoisonError::into_inner);
-            so_far.tries += 1;
+            let so_far = rest.lock().unwrap_or_else(PoisonError::into_inner);
             (so_far.tries, REST_WITHIN.saturating_sub(so_far.spent))
         };
         let begun = Instant::now();
-        (tries <= REST_TRIES && !left.is_zero()).then(|| Self { rest, begun, left })
+        (tries < REST_TRIES && !left.is_zero()).then(|| Self { rest, begun, left })
+    }
+
+    fn counts(&self) {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner).tries += 1;
     }
 
     /// When so much of its time is over, in percent.
@@ -269,6 +272,7 @@ impl PgReplicator {
         let connected =
             Box::pin(async { tokio::try_join!(settings.connect(from), settings.connect(from), settings.connect(to)) });
         let (shuts, old, new) = by(trying.over(50), connected).await?;
+        trying.counts();
         let (old, new) = (&old, &new);
         let shut = shut::shut(&shuts, &settings.name, trying.left * 2 / 5);
         if let Err(e) = by(trying.over(50), shut).await {

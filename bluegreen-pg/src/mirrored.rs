@@ -13,7 +13,7 @@ use tokio_postgres::{GenericClient, Row};
 /// What the publication `$1` is: a line for itself, which changes with any `ALTER PUBLICATION .. SET (..)`, and one a table. Row
 /// filters and lists of columns are part of an entry: to change them makes another one.
 const PUBLISHED: &str = "SELECT p.oid, p.xmin, r.oid AS entry, c.oid AS relation, format('%I.%I', n.nspname, c.relname) AS name, \
-     n.nspname = 'bluegreen' AS ours \
+     format('%L.%L', n.nspname, c.relname) AS plain, n.nspname = 'bluegreen' AS ours \
      FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
      JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1";
 
@@ -22,15 +22,19 @@ const PUBLISHED_LINES: &str = "format('%s %s publication', min(oid), min(xmin::t
 
 /// The tables of the subscription `$1`.
 const SUBSCRIBED: &str = "SELECT c.oid AS relation, r.srsubstate, format('%I.%I', n.nspname, c.relname) AS name, \
-     n.nspname = 'bluegreen' AS ours \
+     format('%L.%L', n.nspname, c.relname) AS plain, n.nspname = 'bluegreen' AS ours \
      FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid \
      JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE s.subname = $1 AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 const SUBSCRIBED_LINES: &str = "string_agg('0 ' || relation::text || ' ' || name, E'\\n' ORDER BY relation)";
 
-/// A list of names in one order, for both sides: they may be of two encodings, in which the same names have other bytes.
-const NAMES: &str = "string_agg(name, ',' ORDER BY convert_to(name, 'UTF8'))";
+/// A list of names.
+const NAMES: &str = "string_agg(name, ',' ORDER BY name COLLATE \"C\")";
+
+/// A digest of the names that is the same on both sides, whatever their encodings are, and whatever word a version quotes.
+const DIGEST: &str =
+    "md5(convert_to(string_agg(plain, ',' ORDER BY convert_to(plain, 'UTF8')) FILTER (WHERE NOT ours), 'UTF8'))";
 
 /// So many are named.
 const NAMED: usize = 5;
@@ -42,8 +46,8 @@ pub(crate) fn writer_check() -> String {
           {RELATIONS} WHERE {APPLICATION} AND ({TABLES} OR {SEQUENCES})), \
          pub AS MATERIALIZED ({PUBLISHED}), \
          seen AS MATERIALIZED (SELECT (SELECT {NAMES} FROM app WHERE relkind = 'r') AS tables, \
-          {NAMES} FILTER (WHERE NOT ours) AS published, {PUBLISHED_LINES} AS lines FROM pub) \
-         SELECT coalesce(md5(convert_to(seen.published, 'UTF8')), 'none') AS names, \
+          {NAMES} FILTER (WHERE NOT ours) AS published, {DIGEST} AS digest, {PUBLISHED_LINES} AS lines FROM pub) \
+         SELECT coalesce(seen.digest, 'none') AS names, \
           CASE WHEN seen.tables IS DISTINCT FROM seen.published THEN (SELECT string_agg(line, '; ') FROM ( \
            SELECT name || ' is not in it' AS line FROM (SELECT name FROM app WHERE relkind = 'r' EXCEPT SELECT name FROM pub) a \
            UNION ALL SELECT name || ' is in it' FROM (SELECT name FROM pub WHERE NOT ours EXCEPT SELECT name FROM app WHERE relkind = 'r') b \
@@ -62,9 +66,9 @@ pub(crate) fn writer_check() -> String {
 pub(crate) fn follower_check() -> String {
     format!(
         "WITH sub AS MATERIALIZED ({SUBSCRIBED}), \
-         seen AS MATERIALIZED (SELECT {NAMES} FILTER (WHERE NOT ours) AS subscribed, {SUBSCRIBED_LINES} AS lines, \
+         seen AS MATERIALIZED (SELECT {DIGEST} AS digest, {SUBSCRIBED_LINES} AS lines, \
           count(*) FILTER (WHERE srsubstate <> 'r') AS unready FROM sub) \
-         SELECT coalesce(md5(convert_to(seen.subscribed, 'UTF8')), 'none') AS names, seen.unready, \
+         SELECT coalesce(seen.digest, 'none') AS names, seen.unready, \
           (SELECT max(w.pid) FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.relid IS NULL) AS worker, \
           coalesce(m.tables = seen.lines, false) AS same, \
           CASE WHEN m.tables IS DISTINCT FROM seen.lines THEN seen.lines END AS now, \

@@ -170,6 +170,8 @@ pub(crate) async fn dump(tools: &Tools, context: &Context, origin: Color, snapsh
             "--no-publications",
             "--no-subscriptions",
         ])
+        // Each version has more words of its own than the one before, and the older one's names may be among them.
+        .arg("--quote-all-identifiers")
         // What another encoding has no character for could not be said in it, and we read one only.
         .args(["--no-password", "--exclude-schema=bluegreen", "--encoding=UTF8"])
         .arg(format!("--snapshot={snapshot}"))

@@ -174,6 +174,7 @@ const DEFINED: &str = "
     CREATE TABLE kin (id int PRIMARY KEY); CREATE TABLE kin_of (PRIMARY KEY (id)) INHERITS (kin);
     CREATE TABLE pa (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k); CREATE TABLE pa_1 PARTITION OF pa FOR VALUES IN (1);
     CREATE TABLE pa_2 (id int NOT NULL, k int NOT NULL, PRIMARY KEY (id, k)); INSERT INTO pa_2 VALUES (1, 2);
+    CREATE TABLE \"json\" (id int PRIMARY KEY, \"json\" text, \"system_user\" int); CREATE FUNCTION json_object(\"json\" text) RETURNS text LANGUAGE sql AS 'SELECT $1';
     CREATE FUNCTION nothing() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
     CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TRIGGER tr BEFORE UPDATE ON t FOR EACH ROW WHEN (NEW.v IN ('a', 'b')) EXECUTE FUNCTION stay();
@@ -358,7 +359,8 @@ async fn what_only_the_follower_has_does_not_break_the_way_back() {
         return;
     };
     let green = pair.client(Color::Green).await;
-    let more = "BEGIN READ WRITE; CREATE INDEX more ON live (v); CREATE EXTENSION hstore; COMMIT";
+    let more = "BEGIN READ WRITE; CREATE INDEX more ON live (v); CREATE EXTENSION hstore; CREATE VIEW seen AS SELECT id FROM live;
+        CREATE TYPE pair AS (a int, b int); CREATE UNLOGGED TABLE scratch (id int); COMMIT";
     green.batch_execute(more).await.unwrap();
     common::cut_over(&replicator, Color::Green).await;
     assert_eq!(replicator.warnings(), Vec::<String>::new());

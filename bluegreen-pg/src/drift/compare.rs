@@ -4,7 +4,7 @@ use super::{Known, Objects};
 use std::collections::BTreeSet;
 
 /// Stands for the definition of what one of the sides does not have.
-const ABSENT: &str = "(not there)";
+pub(super) const ABSENT: &str = "(not there)";
 
 /// A definition that is shown; of a longer one it is said that it differs.
 const SHOWN: usize = 120;
@@ -15,7 +15,7 @@ const SHOWN: usize = 120;
 /// other words than before, and another version in its own. They stand until one of the two changes.
 pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, majors_differ: bool) -> Vec<String> {
     let mut all = Vec::new();
-    let schemas = schemas(writer.keys().chain(follower.keys()));
+    let in_schemas = in_schemas(writer.keys().chain(follower.keys()));
     for (object, ours) in writer {
         let Some(theirs) = defined(follower, object) else {
             let was = known.get(object).map(|(one, other)| (one.as_str(), other.as_str()));
@@ -27,7 +27,7 @@ pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, major
         let view = object.starts_with("view ") || object.starts_with("materialized view ");
         let alike = ours == theirs
             || known.get(object).is_some_and(|was| as_it_was(ours, theirs, was))
-            || majors_differ && view && unqualified(ours, &schemas) == unqualified(theirs, &schemas);
+            || majors_differ && view && unqualified(ours, &in_schemas) == unqualified(theirs, &in_schemas);
         if !alike {
             let (ours, theirs) = without_one_owner(ours, theirs);
             all.push(if ours.len().max(theirs.len()) <= SHOWN {
@@ -42,7 +42,8 @@ pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, major
         }
     }
     let dropped = known.keys().filter(|object| {
-        guards(object) && both_had(object, known) && !writer.contains_key(*object) && follower.contains_key(*object)
+        let dropped = !writer.contains_key(*object) && follower.contains_key(*object);
+        dropped && guards(object) && both_had(object, known) && stands(object, writer)
     });
     all.extend(dropped.map(|object| format!("{object} (dropped at the writer only)")));
     all
@@ -72,19 +73,41 @@ pub(super) fn extra(writer: &Objects, follower: &Objects) -> Known {
     pairs.collect()
 }
 
-/// Of those, what a mirror of the follower's rows would stop at: tables, and columns of tables that both have.
+/// What has columns.
+const WITH_COLUMNS: [&str; 5] = ["table ", "view ", "materialized view ", "foreign table ", "type "];
+
+/// Of those, what a mirror of the follower's rows would stop at: tables whose rows travel, and columns of tables that both have.
 pub(super) fn in_the_way(extra: &Known) -> Vec<String> {
     let names = || extra.keys().map(String::as_str);
     let of_those: Vec<String> = names()
-        .filter_map(|object| Some(format!("column {}.", object.strip_prefix("table ")?)))
+        .filter_map(|object| WITH_COLUMNS.iter().find_map(|kind| object.strip_prefix(kind)))
+        .map(|name| format!("column {name}."))
         .collect();
     let column = |object: &str| {
         object.starts_with("column ") && !of_those.iter().any(|columns| object.starts_with(columns.as_str()))
     };
+    let travels = |object: &str| {
+        let unlogged = |definition: &String| definition.split('\t').any(|part| part == "unlogged");
+        object.starts_with("table ") && !extra.get(object).is_some_and(|(definition, _)| unlogged(definition))
+    };
     names()
-        .filter(|object| object.starts_with("table ") || column(object))
+        .filter(|object| travels(object) || column(object))
         .map(str::to_owned)
         .collect()
+}
+
+/// Whether what a guard stands on is still there: what was dropped as a whole breaks nothing.
+fn stands(guard: &str, objects: &Objects) -> bool {
+    let Some((_, on)) = guard.rsplit_once(" on ") else {
+        return true;
+    };
+    let kinds = ["sequence ", "function ", "column ", "domain "];
+    let mut kinds = WITH_COLUMNS.iter().chain(&kinds);
+    if on.starts_with("schema ") {
+        return true;
+    }
+    let name = kinds.clone().find_map(|kind| on.strip_prefix(kind)).unwrap_or(on);
+    kinds.any(|kind| objects.contains_key(&format!("{kind}{name}")))
 }
 
 /// A right that is not given, be it that its role is not there, is one over nothing.
@@ -146,15 +169,22 @@ fn or_nothing(definition: &str) -> String {
     }
 }
 
-/// The schemas of what has one, as they stand before a dot.
-fn schemas<'a>(objects: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
-    let mut all: BTreeSet<String> = ["pg_catalog", "information_schema"].map(str::to_owned).into();
-    for object in objects {
-        let kinds = ["table ", "view ", "materialized view ", "function "];
-        let named = kinds.iter().find_map(|kind| object.strip_prefix(kind));
-        all.extend(named.and_then(word).map(str::to_owned));
-    }
-    all
+/// What a schema stands before: relations, types and functions.
+fn in_schemas<'a>(objects: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
+    let kinds = ["function ", "domain ", "range "];
+    let kinds: Vec<&str> = WITH_COLUMNS.into_iter().chain(kinds).collect();
+    let of = |object: &'a String| {
+        let label = object
+            .strip_prefix("label ")
+            .and_then(|label| label.rsplit_once(" of "));
+        let name = label
+            .map(|(_, name)| name)
+            .or_else(|| kinds.iter().find_map(|kind| object.strip_prefix(kind)))?;
+        let schema = word(name)?.len();
+        let named = word(name.get(schema + 1..)?)?.len();
+        Some(&name[..schema + 1 + named])
+    };
+    objects.filter_map(of).collect()
 }
 
 /// The name at the beginning, quoted or not.
@@ -175,23 +205,25 @@ fn word(text: &str) -> Option<&str> {
     (end > 0 && !text.starts_with(|c: char| c.is_ascii_digit())).then(|| &text[..end])
 }
 
-/// A view's text without the table before a column: from 16 on servers leave it out where there is one table only. What stands
-/// before a dot and is a schema, a number or in a literal stays.
-fn unqualified(definition: &str, schemas: &BTreeSet<String>) -> String {
+/// A view's text without the table before a column: from 16 on servers leave it out where there is one table only. A schema before what
+/// is in it, a number and what is in a literal stay.
+fn unqualified(definition: &str, in_schemas: &BTreeSet<&str>) -> String {
     let mut kept = String::new();
     let mut rest = definition;
     while let Some(first) = rest.chars().next() {
         if let Some(name) = word(rest) {
             let after = &rest[name.len()..];
-            match after.strip_prefix('.') {
-                Some(column) if !schemas.contains(name) => rest = column,
-                Some(named) => {
-                    // A table, a type or a function of that schema.
-                    let named = word(named).unwrap_or_default();
-                    let end = name.len() + 1 + named.len();
+            let named = after
+                .strip_prefix('.')
+                .and_then(|after| Some(name.len() + 1 + word(after)?.len()));
+            let ours =
+                |end: usize| ["pg_catalog", "information_schema"].contains(&name) || in_schemas.contains(&rest[..end]);
+            match named {
+                Some(end) if ours(end) => {
                     kept.push_str(&rest[..end]);
                     rest = &rest[end..];
                 }
+                Some(_) => rest = &after[1..],
                 None => {
                     kept.push_str(name);
                     rest = after;
@@ -250,11 +282,14 @@ mod tests {
             ("constraint k on a.b", "CHECK lang"),
             ("index i", "on a.b"),
             ("trigger t on a.b", "new"),
+            ("table a.b", ""),
         ]);
-        let alike = otherwise(&kept, &kept);
-        assert_eq!(missing(&of(&[]), &kept, &alike, false).len(), 2);
+        let (alike, table) = (otherwise(&kept, &kept), of(&[("table a.b", "")]));
+        assert_eq!(missing(&table, &kept, &alike, false).len(), 2);
         let dropped = ["constraint k on a.b (dropped at the writer only)"];
-        assert_eq!(missing(&of(&[]), &kept, &known, false), dropped);
+        assert_eq!(missing(&table, &kept, &known, false), dropped);
+        // With all of its table.
+        assert_eq!(missing(&of(&[]), &kept, &alike, false), Vec::<String>::new());
         assert_eq!(missing(&of(&[]), &of(&[]), &alike, false), Vec::<String>::new());
         let changed = of(&[("constraint k on a.b", "CHECK more")]);
         assert_eq!(missing(&changed, &follower, &known, false).len(), 1);
@@ -282,8 +317,8 @@ mod tests {
 
     #[test]
     fn a_right_may_be_of_a_role_that_is_not_there() {
-        let right = |what: &str| of(&[("right of app on table a.b", what)]);
-        let (one, none) = (right("SELECT"), of(&[]));
+        let right = |what: &str| of(&[("right of app on table a.b", what), ("view a.b", "")]);
+        let (one, none) = (right("SELECT"), of(&[("view a.b", "")]));
         let known = otherwise(&one, &none);
         assert_eq!(missing(&one, &none, &known, false), Vec::<String>::new());
         // Given or taken since, at one side only.
@@ -304,6 +339,9 @@ mod tests {
                 ("table public.\"T a\"", ""),
                 ("table v1.orders", ""),
                 ("table v2.orders", ""),
+                ("table audit.audit", ""),
+                ("function v1.f(integer)", ""),
+                ("function v2.f(integer)", ""),
             ])
         };
         let alike = |one: &str, other: &str| missing(&view(one), &view(other), &Known::new(), true).is_empty();
@@ -317,6 +355,8 @@ mod tests {
         assert!(alike(&tax("1.19", "v1"), "SELECT total * 1.19 FROM v1.orders"));
         assert!(!alike(&tax("1.19", "v1"), &tax("0.19", "v1")), "another number");
         assert!(!alike(&tax("1.19", "v1"), &tax("1.19", "v2")), "another table");
+        // A table that is called as its schema.
+        assert!(alike("SELECT audit.id FROM audit.audit", "SELECT id FROM audit.audit"));
         let text = |text: &str| format!("SELECT 'it''s {text}' FROM v1.orders");
         assert!(!alike(&text("a.b"), &text("c.b")), "another text");
         let call = |schema: &str| format!("SELECT {schema}.f(o.a) FROM v1.orders o");

@@ -108,6 +108,12 @@ UNION ALL SELECT format('right of %s on %s', CASE WHEN a.grantee = 0 THEN 'PUBLI
     WHERE a.grantee <> g.owner AND a.privilege_type <> 'MAINTAIN' GROUP BY 1
 UNION ALL SELECT format('extension %I', extname), '' FROM pg_extension"#;
 
+/// All names are read quoted: each version quotes its own words only, and has more of them than the one before.
+pub(super) const QUOTED: &str = "SET LOCAL quote_all_identifiers = on";
+
+/// For a transaction that goes on.
+pub(super) const AS_BEFORE: &str = "SET LOCAL quote_all_identifiers = off";
+
 static DIGEST: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT coalesce(md5(convert_to(string_agg(object || E'\\t' || coalesce(definition, ''), E'\\n' ORDER BY object COLLATE \"C\"), 'UTF8')), '') \
@@ -124,5 +130,59 @@ pub(super) fn digest() -> &'static str {
 pub(super) async fn objects(client: &impl GenericClient) -> Result<Objects, tokio_postgres::Error> {
     let rows = client.query(LINES, &[]).await?;
     let definition = |row: &tokio_postgres::Row| row.get::<_, Option<String>>(1).unwrap_or_default();
-    Ok(rows.iter().map(|row| (row.get(0), definition(row))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| (plain(row.get(0)), plain(&definition(row))))
+        .collect())
+}
+
+/// The same with no quotes around what is a word without them.
+fn plain(quoted: &str) -> String {
+    let mut kept = String::with_capacity(quoted.len());
+    let mut rest = quoted;
+    while let Some(at) = rest.find('"') {
+        kept.push_str(&rest[..at]);
+        let name = &rest[at + 1..];
+        let end = name.find('"').unwrap_or(name.len());
+        let is_word = name[..end].starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && name[..end]
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
+        let after = name.get(end + 1..).unwrap_or_default();
+        // A doubled quote is a part of the name.
+        if is_word && !after.starts_with('"') {
+            kept.push_str(&name[..end]);
+            rest = after;
+            continue;
+        }
+        let mut to = end;
+        while name[to..].starts_with("\"\"") {
+            to = name[to + 2..].find('"').map_or(name.len(), |more| to + 2 + more);
+        }
+        let to = (to + 1).min(name.len());
+        kept.push('"');
+        kept.push_str(&name[..to]);
+        rest = &name[to..];
+    }
+    kept.push_str(rest);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn only_what_is_no_word_keeps_its_quotes() {
+        for (quoted, expected) in [
+            (r#"column "public"."t"."json""#, "column public.t.json"),
+            (r#""a b"."c" COLLATE "C""#, r#""a b".c COLLATE "C""#),
+            (r#""it""s"."x""#, r#""it""s".x"#),
+            (r#""x""y" "z" """"#, r#""x""y" z """"#),
+            (r#""1a" "" "ü" "_a$1""#, r#""1a" "" "ü" _a$1"#),
+            (r#"'a " b'"#, r#"'a " b'"#),
+        ] {
+            assert_eq!(plain(quoted), expected);
+        }
+    }
 }

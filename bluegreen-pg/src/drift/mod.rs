@@ -28,7 +28,7 @@ const NAMED: usize = 5;
 const DOING: &str = "compare the schemas";
 
 /// Some definitions are not printed without a look at their tables: who has such a table locked is not waited for.
-const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL lock_timeout = '500ms'";
+const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL quote_all_identifiers = on; SET LOCAL lock_timeout = '500ms'";
 
 /// How often a catalogue is read that changes meanwhile.
 const TRIES: u32 = 3;
@@ -70,7 +70,10 @@ pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str,
 /// the dump made.
 pub(crate) async fn record(follower: &impl GenericClient, migration: &str, was: &Objects) -> Result<()> {
     let doing = "record how the schemas differ from the beginning";
-    let known = compare::otherwise(was, &objects(follower).await.doing(doing)?);
+    follower.batch_execute(lines::QUOTED).await.doing(doing)?;
+    let there = objects(follower).await.doing(doing)?;
+    follower.batch_execute(lines::AS_BEFORE).await.doing(doing)?;
+    let known = compare::otherwise(was, &there);
     let differing: Vec<&String> = known
         .iter()
         .filter(|(_, (one, other))| one != other)
@@ -97,7 +100,7 @@ pub(crate) async fn only_at_the_follower(writer: &Session, follower: &Session, m
     Ok(in_the_way)
 }
 
-/// Adds to what is known; what is known already stays.
+/// Adds to what is known. What an earlier try to cut over found at one side only is not known any more.
 async fn write(follower: &impl GenericClient, migration: &str, known: Known) -> Result<()> {
     let mut columns = (Vec::new(), Vec::new(), Vec::new());
     for (object, (one, other)) in known {
@@ -105,10 +108,11 @@ async fn write(follower: &impl GenericClient, migration: &str, known: Known) -> 
         columns.1.push(one);
         columns.2.push(other);
     }
-    let insert = "INSERT INTO bluegreen.otherwise (migration, object, one, other) \
-                  SELECT $1, t.* FROM unnest($2::text[], $3::text[], $4::text[]) AS t (object, one, other) \
-                  WHERE NOT EXISTS (SELECT FROM bluegreen.otherwise o WHERE o.migration = $1 AND o.object = t.object)";
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&migration, &columns.0, &columns.1, &columns.2];
+    let insert = "WITH gone AS (DELETE FROM bluegreen.otherwise WHERE migration = $1 AND (other = $5 OR object = ANY ($2))) \
+                  INSERT INTO bluegreen.otherwise (migration, object, one, other) \
+                  SELECT $1, t.* FROM unnest($2::text[], $3::text[], $4::text[]) AS t (object, one, other)";
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&migration, &columns.0, &columns.1, &columns.2, &compare::ABSENT];
     follower
         .execute(insert, &params)
         .await
@@ -128,7 +132,7 @@ async fn known(session: &Session, migration: &str) -> Result<Known> {
 
 /// What is defined, to be compared with what a dump of it makes.
 pub(crate) async fn before_the_dump(origin: &Session) -> Result<Objects> {
-    read(origin, "BEGIN READ ONLY").await
+    read(origin, "BEGIN READ ONLY; SET LOCAL quote_all_identifiers = on").await
 }
 
 async fn read(session: &Session, begin: &str) -> Result<Objects> {

@@ -23,6 +23,13 @@ const TRY: &str = "CREATE SCHEMA bluegreen_try; CREATE TABLE bluegreen_try.t (id
      CREATE SUBSCRIPTION bluegreen_try CONNECTION 'host=127.0.0.1 dbname=none password=none' PUBLICATION none WITH (connect = false); \
      ALTER SUBSCRIPTION bluegreen_try SET (slot_name = NONE); DROP SUBSCRIPTION bluegreen_try";
 
+/// Failures that no event trigger is behind: somebody has a lock, or there is no room for what is made.
+const NOT_THEIRS: [SqlState; 3] = [
+    SqlState::LOCK_NOT_AVAILABLE,
+    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+    SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+];
+
 const TRYING: &str = "try what event triggers do";
 
 /// The tables that this transaction wrote.
@@ -51,8 +58,9 @@ pub(super) async fn check(look: &mut Look<'_>) -> Result<()> {
             names(look.blue, LOUD, &[&replica]).await?
         };
         if !theirs.is_empty() {
+            // It is tried with the one that runs the most.
+            as_replica = replica && (as_replica || at.is_empty());
             at.insert(0, format!("at {color}"));
-            as_replica = replica;
         }
         let new: Vec<String> = theirs.into_iter().filter(|name| !loud.contains(name)).collect();
         loud.extend(new);
@@ -120,6 +128,7 @@ async fn tried(look: &Look<'_>, as_replica: bool) -> Result<Tried> {
     let written = written?;
     Ok(match done {
         _ if !written.is_empty() => Tried::Wrote(written),
+        Err(e) if e.code().is_some_and(|code| NOT_THEIRS.contains(code)) => return Err(e).doing(TRYING),
         // What we may not make, or set, is said by the checks of our rights.
         Err(e) if e.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Tried::Refused(describe(&e)),
         _ => Tried::Nothing,
