@@ -174,7 +174,7 @@ const DEFINED: &str = "
     CREATE TABLE kin (id int PRIMARY KEY); CREATE TABLE kin_of (PRIMARY KEY (id)) INHERITS (kin);
     CREATE TABLE pa (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k); CREATE TABLE pa_1 PARTITION OF pa FOR VALUES IN (1);
     CREATE TABLE pa_2 (id int NOT NULL, k int NOT NULL, PRIMARY KEY (id, k)); INSERT INTO pa_2 VALUES (1, 2);
-    CREATE TABLE \"json\" (id int PRIMARY KEY, \"json\" text, \"system_user\" int); CREATE FUNCTION json_object(\"json\" text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+    CREATE TABLE \"json\" (id int PRIMARY KEY, \"json\" text, \"system_user\" int); CREATE FUNCTION public.json_object(\"json\" text) RETURNS text LANGUAGE sql AS 'SELECT $1';
     CREATE FUNCTION nothing() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
     CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TRIGGER tr BEFORE UPDATE ON t FOR EACH ROW WHEN (NEW.v IN ('a', 'b')) EXECUTE FUNCTION stay();
