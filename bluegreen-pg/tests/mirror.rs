@@ -62,6 +62,12 @@ async fn everything_comes_through_with_writes_going_on() {
     streaming(&replicator, Direction::BlueToGreen).await;
     common::cut_over(&replicator, Color::Green).await;
     let green = pair.client(Color::Green).await;
+    // Until it has ended the old writer's clients, the guard ends who comes.
+    let elsewhere = pair.blue.connect("postgres").await.unwrap();
+    let guards = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'bluegreen%guard%'";
+    while elsewhere.query_one(guards, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let blue = pair.client(Color::Blue).await;
     green.batch_execute("REFRESH MATERIALIZED VIEW sums").await.unwrap();
     blue.batch_execute("SET default_transaction_read_only = off")
