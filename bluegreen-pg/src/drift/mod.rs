@@ -28,7 +28,7 @@ const NAMED: usize = 5;
 const DOING: &str = "compare the schemas";
 
 /// Some definitions are not printed without a look at their tables: who has such a table locked is not waited for.
-const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL quote_all_identifiers = on; SET LOCAL lock_timeout = '500ms'";
+const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL lock_timeout = '500ms'";
 
 /// How often a catalogue is read that changes meanwhile.
 const TRIES: u32 = 3;
@@ -132,14 +132,20 @@ async fn known(session: &Session, migration: &str) -> Result<Known> {
 
 /// What is defined, to be compared with what a dump of it makes.
 pub(crate) async fn before_the_dump(origin: &Session) -> Result<Objects> {
-    read(origin, "BEGIN READ ONLY; SET LOCAL quote_all_identifiers = on").await
+    read(origin, "BEGIN READ ONLY").await
+}
+
+/// A transaction in which names are read as both sides print them.
+async fn begin_quoted(session: &Session, begin: &str) -> Result<()> {
+    let sql = format!("{begin}; {}", lines::QUOTED);
+    session.batch_execute(&sql).await.doing(DOING)
 }
 
 async fn read(session: &Session, begin: &str) -> Result<Objects> {
     let mut tries = 0;
     loop {
         tries += 1;
-        session.batch_execute(begin).await.doing(DOING)?;
+        begin_quoted(session, begin).await?;
         let read = objects(&**session).await;
         session.batch_execute("ROLLBACK").await.doing(DOING)?;
         if read.as_ref().err().is_none_or(|e| !passes(e, tries)) {
@@ -152,7 +158,7 @@ async fn digest(session: &Session) -> Result<String> {
     let mut tries = 0;
     loop {
         tries += 1;
-        session.batch_execute(BEGIN).await.doing(DOING)?;
+        begin_quoted(session, BEGIN).await?;
         let rows = session.query_prepared(lines::digest(), &[]).await;
         session.batch_execute("ROLLBACK").await.doing(DOING)?;
         if rows.as_ref().err().is_none_or(|e| !passes(e, tries)) {
