@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS bluegreen.made (
     migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.mirrored (mirror text PRIMARY KEY, migration text NOT NULL, tables text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.otherwise (migration text NOT NULL, object text NOT NULL, one text NOT NULL, other text NOT NULL);
+CREATE TABLE IF NOT EXISTS bluegreen.columns (migration text NOT NULL, relation oid NOT NULL, number int2 NOT NULL, name text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.copied (
     migration text NOT NULL, step int NOT NULL, PRIMARY KEY (migration, step));
 ";
@@ -42,7 +43,16 @@ const IS_OURS: &str = "SELECT count(*) = 4 FROM pg_attribute WHERE attrelid = to
      AND attname IN ('migration', 'stage', 'proof', 'shut') AND NOT attisdropped";
 
 /// Our tables in it, each with a migration's rows.
-const TABLES: [&str; 7] = ["marker", "made", "mirrored", "otherwise", "copied", "compared", "state"];
+const TABLES: [&str; 8] = [
+    "marker",
+    "made",
+    "mirrored",
+    "otherwise",
+    "columns",
+    "copied",
+    "compared",
+    "state",
+];
 
 /// Their names.
 fn our_tables() -> Vec<String> {

@@ -8,11 +8,11 @@ use crate::marker::MARKER;
 use crate::mirrored;
 use bluegreen_core::{Color, Error, Kind, Result};
 use std::time::{Duration, Instant};
-use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{GenericClient, Row};
 
 /// Makes the publication of exactly these tables and the marker. Never `FOR ALL TABLES`: that one would publish tables
-/// made later, which the follower does not have.
+/// made later, which the follower does not have. Who has a table locked is waited for, but not for ever.
 pub(crate) async fn publish(session: &Session, migration: &str, name: &str, tables: &[Relation]) -> Result<()> {
     let list: Vec<String> = std::iter::once(MARKER.to_owned())
         .chain(tables.iter().map(ToString::to_string))
@@ -20,13 +20,23 @@ pub(crate) async fn publish(session: &Session, migration: &str, name: &str, tabl
         .collect();
     let record = mirrored::record_published(migration, name);
     let name = ident(name);
-    session
+    let doing = || format!("create the publication {name}");
+    let made = session
         .batch_execute(&format!(
-            "BEGIN; DROP PUBLICATION IF EXISTS {name}; CREATE PUBLICATION {name} FOR TABLE {}; {record}; COMMIT",
+            "BEGIN; SET LOCAL lock_timeout = {}; DROP PUBLICATION IF EXISTS {name}; CREATE PUBLICATION {name} FOR TABLE {}; {record}; \
+             COMMIT",
+            LOCK_WITHIN.as_millis(),
             list.join(", ")
         ))
-        .await
-        .doing(format!("create the publication {name}"))
+        .await;
+    let Err(error) = made else { return Ok(()) };
+    if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        return Err(error).doing(doing());
+    }
+    session.batch_execute("ROLLBACK").await.doing(doing())?;
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let holders = session.query(&holders(OF_TABLES), &[&names]).await.doing(doing())?;
+    Err(locked(&doing(), "a table", &holders))
 }
 
 /// Drops the publication if it is there.
@@ -128,8 +138,11 @@ pub(crate) async fn wait_for_worker_to_go(session: &Session, name: &str, within:
     Ok(())
 }
 
-/// How long somebody else's lock on a subscription is waited for, and its worker, which ends first.
-const UNSUBSCRIBE_WITHIN: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(30)];
+/// How long somebody else's lock is waited for.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
+
+/// The same and the time of a subscription's worker, which ends first.
+const UNSUBSCRIBE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Drops the subscription if it is there, without asking the other server: its slot is dropped there by itself. A server may
 /// still run a dead process's statement that drops it: ours waits for that, and fails for what is gone then. Whoever else holds it
@@ -139,7 +152,7 @@ pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
     let Some(state) = look(session, name).await? else {
         return Ok(());
     };
-    let [lock, all] = UNSUBSCRIBE_WITHIN.map(|within| within.as_millis());
+    let [lock, all] = [LOCK_WITHIN, UNSUBSCRIBE_WITHIN].map(|within| within.as_millis());
     let bounds = format!("SET lock_timeout = {lock}; SET statement_timeout = {all}");
     session.batch_execute(&bounds).await.doing(doing())?;
     let dropped = drop_bounded(session, name).await;
@@ -152,27 +165,44 @@ pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
     if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
         return Err(error).doing(doing());
     }
-    let holders = session.query(HOLDERS, &[&state.oid]).await.doing(doing())?;
+    let holders = session
+        .query(&holders(OF_SUBSCRIPTION), &[&state.oid])
+        .await
+        .doing(doing())?;
+    Err(locked(&doing(), "it", &holders))
+}
+
+/// Who has locks of that kind.
+fn holders(kind: &str) -> String {
+    format!(
+        "SELECT DISTINCT coalesce(format('pid %s of %s, in a transaction since %s', a.pid, coalesce(a.usename, a.backend_type), \
+         coalesce(a.xact_start::text, '?')), 'a prepared transaction') || {kind} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+         ORDER BY 1 LIMIT 5"
+    )
+}
+
+/// Any lock on the subscription `$1`.
+const OF_SUBSCRIPTION: &str = "'' FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+     WHERE (l.classid = 'pg_subscription'::regclass AND l.objid = $1 \
+         OR l.relation = 'pg_subscription'::regclass AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock'))";
+
+/// What keeps a publication from being made of one of the tables `$1`.
+const OF_TABLES: &str = "format(', which has locked %s', l.relation::regclass) FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+     WHERE l.relation IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t) \
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')";
+
+/// Somebody's lock was waited for as long as it may be.
+fn locked(doing: &str, what: &str, holders: &[Row]) -> Error {
     let holders: Vec<&str> = holders.iter().map(|row| row.get(0)).collect();
     let who = if holders.is_empty() {
         "somebody".to_owned()
     } else {
-        holders.join(", ")
+        holders.join("; ")
     };
-    let [within, _] = UNSUBSCRIBE_WITHIN;
-    Err(fault(
-        Kind::Timeout,
-        doing(),
-        format!("after {within:?} it is still locked by {who}"),
-    ))
+    let message = format!("after {LOCK_WITHIN:?} {what} is still locked by {who}");
+    fault(Kind::Timeout, doing, message)
 }
-
-/// Who has a lock on the subscription.
-const HOLDERS: &str = "SELECT DISTINCT format('pid %s of %s, in a transaction since %s', a.pid, coalesce(a.usename, a.backend_type), \
-         coalesce(a.xact_start::text, '?')) \
-     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
-     WHERE l.granted AND l.pid <> pg_backend_pid() AND (l.classid = 'pg_subscription'::regclass AND l.objid = $1 \
-         OR l.relation = 'pg_subscription'::regclass AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock'))";
 
 async fn drop_bounded(session: &Session, name: &str) -> Result<(), tokio_postgres::Error> {
     let quoted = ident(name);

@@ -72,6 +72,60 @@ async fn tables_that_exchange_their_names_are_told_apart() {
     common::cut_over(&pair.replicator(), Color::Blue).await;
 }
 
+const COLUMNS: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, gone int, a text, b text, c int); ALTER TABLE t DROP COLUMN gone;
+    INSERT INTO t SELECT i, 'a', 'b', i FROM generate_series(1, 3) i";
+
+const EXCHANGE: &str =
+    "BEGIN READ WRITE; ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME x TO b; COMMIT";
+
+const ANEW: &str = "BEGIN READ WRITE; ALTER TABLE t DROP COLUMN c; ALTER TABLE t ADD COLUMN c int; COMMIT";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_exchange_their_names_or_are_made_anew_are_told_apart() {
+    let Some((pair, first)) = Pair::mirrored(COLUMNS).await else {
+        return;
+    };
+    let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
+    for (ddl, said) in [
+        (
+            EXCHANGE,
+            "column public.t.a is what was b at the writer, and what it was at the follower",
+        ),
+        (
+            ANEW,
+            "column public.t.c is made anew at the writer, and what it was at the follower",
+        ),
+    ] {
+        blue.batch_execute(ddl).await.unwrap();
+        let why = refused(&pair).await;
+        assert!(why.contains(said), "{why}");
+        // The process that looked before it sees it too.
+        assert!(failed(&first).await.contains(said));
+        green.batch_execute(ddl).await.unwrap();
+        streaming(&pair.replicator(), Direction::BlueToGreen).await;
+    }
+    // A column that is new at both is nobody's.
+    let more = "BEGIN READ WRITE; ALTER TABLE t ADD COLUMN d int; ALTER TABLE t RENAME d TO e; COMMIT";
+    for client in [&blue, &green] {
+        client.batch_execute(more).await.unwrap();
+    }
+    let replicator = pair.replicator();
+    common::cut_over(&replicator, Color::Green).await;
+    replicator.start(Direction::GreenToBlue).await.unwrap();
+    streaming(&replicator, Direction::GreenToBlue).await;
+    let green = pair.client(Color::Green).await;
+    green.batch_execute(EXCHANGE).await.unwrap();
+    let e = pair.replicator().arm(Color::Blue, WITHIN).await.unwrap_err();
+    assert!(
+        e.message()
+            .contains("column public.t.a is what it was at the writer, and what was b at the follower"),
+        "{e}"
+    );
+    green.batch_execute(EXCHANGE).await.unwrap();
+    pair.replicator().arm(Color::Blue, WITHIN).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publication_that_was_changed_by_hand_is_never_cut_over() {
     for (change, back, named) in [

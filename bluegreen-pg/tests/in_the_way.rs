@@ -4,7 +4,7 @@
 mod common;
 
 use bluegreen_core::{Color, Direction, Kind, Replicator};
-use common::{Pair, connect};
+use common::{Pair, connect, streaming};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -152,4 +152,30 @@ async fn somebodys_lock_on_the_subscription_does_not_keep_blues_slot() {
         .batch_execute("INSERT INTO t VALUES (1)")
         .await
         .unwrap();
+}
+
+/// The first copy's publication needs a moment of each table: who has one for hours is named, and nothing queues behind him.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_a_table_locked_before_the_copy_is_named_and_not_waited_for_without_an_end() {
+    let Some(pair) = Pair::start().await else { return };
+    let mut client = pair.client(Color::Blue).await;
+    client.batch_execute(TABLE).await.unwrap();
+    let open = client.transaction().await.unwrap();
+    open.batch_execute("LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let replicator = pair.replicator();
+    let started = tokio::time::timeout(HANGS, replicator.start(Direction::BlueToGreen)).await;
+    let error = started.expect("it waits without an end").unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    let said = error.message();
+    assert!(
+        said.contains("locked by pid ") && said.contains("which has locked public.t"),
+        "{said}"
+    );
+    let beside = pair.blue.connect("postgres").await.unwrap();
+    assert_eq!(waiting(&beside).await, 0, "somebody is still queued");
+    open.commit().await.unwrap();
+    replicator.start(Direction::BlueToGreen).await.unwrap();
+    streaming(&replicator, Direction::BlueToGreen).await;
 }

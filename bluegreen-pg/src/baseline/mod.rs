@@ -199,6 +199,12 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     let computed = views::computed_indexes(&origin).await?;
     let filled = views::filled(&origin).await?;
     let index_sizes = finish::sizes(&origin).await?;
+    let columns = drift::columns::read(&*origin).await?;
+    origin
+        .batch_execute("ROLLBACK")
+        .await
+        .doing("look at what the snapshot sees")?;
+    drift::columns::record(&*origin, &settings.name, &columns).await?;
     drop((origin, follower));
     let bytes = loads.iter().map(plan::Load::bytes).sum();
     let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
@@ -311,6 +317,8 @@ async fn fill(copy: &Arc<copy::Copy>, plan: Plan, snapshot: slot::Snapshot) -> R
     copy.has(&transaction, &finish.steps()).await?;
     record::clear(&transaction, &settings.name).await?;
     drift::record(&transaction, &settings.name, &plan.was).await?;
+    let columns = drift::columns::read(&transaction).await?;
+    drift::columns::record(&transaction, &settings.name, &columns).await?;
     mirror::subscribe(&transaction, version, &settings.name, &name, settings.server(from)).await?;
     marker::set_stage(&transaction, &settings.name, Stage::Ready).await?;
     transaction.commit().await.doing("create the subscription")?;

@@ -1,6 +1,7 @@
 //! Drift: what the writer's database has and the follower's lacks or has otherwise, because somebody changed the schema on the
 //! way. DDL does not travel; a mirror over two different schemas stops, or goes on and loses what it does not know.
 
+pub(crate) mod columns;
 mod compare;
 mod lines;
 
@@ -10,8 +11,8 @@ use crate::error::{Doing, fault};
 use bluegreen_core::{Kind, Result};
 use lines::objects;
 use std::collections::BTreeMap;
-use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{GenericClient, Row};
 
 /// Objects and their definitions.
 pub(crate) type Objects = BTreeMap<String, String>;
@@ -33,11 +34,44 @@ const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL lock_timeout = '500ms'";
 /// How often a catalogue is read that changes meanwhile.
 const TRIES: u32 = 3;
 
-/// Refuses when the writer has what the follower lacks.
+/// Refuses when the writer has what the follower lacks, or a column is another one there.
 pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str, alike: &mut Alike) -> Result<()> {
+    let missing = missing(writer, follower, migration, alike).await?;
+    if !missing.is_empty() {
+        return Err(fault(
+            Kind::Diverged,
+            DOING,
+            format!(
+                "the writer has what the follower lacks or has otherwise: {}. DDL does not travel: run the same there (between \
+                 BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it back at the writer. A new table cannot join \
+                 this mirror, and what each side computes by itself for rows that are there (a default of now(), a random one or a \
+                 number; a type changed USING) comes out otherwise: take it back, or abort and begin again",
+                some(&missing)
+            ),
+        ));
+    }
+    // Where all definitions are alike.
+    let moved = columns::differing(writer, follower, migration).await?;
+    if moved.is_empty() {
+        return Ok(());
+    }
+    Err(fault(
+        Kind::Diverged,
+        DOING,
+        format!(
+            "columns have the names that others had when the mirror began: {}. Rows travel by the names of their columns, and values of \
+             meanwhile may be in the wrong one: abort and begin again; where only names changed, they may be given back instead, if \
+             nothing was written into these tables meanwhile",
+            some(&moved)
+        ),
+    ))
+}
+
+/// What the writer has and the follower lacks or has otherwise.
+async fn missing(writer: &Session, follower: &Session, migration: &str, alike: &mut Alike) -> Result<Vec<String>> {
     let both = tokio::try_join!(digest(writer), digest(follower))?;
     if both.0 == both.1 || alike.as_ref() == Some(&both) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let (ours, theirs) = tokio::try_join!(read(writer, BEGIN), read(follower, BEGIN))?;
     let (here, there) = tokio::try_join!(known(writer, migration), known(follower, migration))?;
@@ -46,24 +80,22 @@ pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str,
     let missing = compare::missing(&ours, &theirs, &known, versions.0 / 10_000 != versions.1 / 10_000);
     if missing.is_empty() {
         *alike = Some(both);
-        return Ok(());
     }
-    let named: Vec<&str> = missing.iter().take(NAMED).map(String::as_str).collect();
-    let more = match missing.len() - named.len() {
-        0 => String::new(),
-        n => format!(", and {n} more"),
-    };
-    Err(fault(
-        Kind::Diverged,
-        DOING,
-        format!(
-            "the writer has what the follower lacks or has otherwise: {}{more}. DDL does not travel: run the same there (between \
-             BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it back at the writer. A new table cannot join \
-             this mirror, and what each side computes by itself for rows that are there (a default of now(), a random one or a \
-             number; a type changed USING) comes out otherwise: take it back, or abort and begin again",
-            named.join("; ")
-        ),
-    ))
+    Ok(missing)
+}
+
+/// The first of them, and how many more there are.
+fn some(all: &[String]) -> String {
+    let named = all
+        .iter()
+        .take(NAMED)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join("; ");
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        n => format!("{named}, and {n} more"),
+    }
 }
 
 /// Records what both sides define otherwise though nobody changed anything: `was` is what was dumped, and the follower has what
@@ -122,12 +154,16 @@ async fn write(follower: &impl GenericClient, migration: &str, known: Known) -> 
 
 async fn known(session: &Session, migration: &str) -> Result<Known> {
     let sql = "SELECT object, one, other FROM bluegreen.otherwise WHERE migration = $1";
-    let rows = match session.query(sql, &[&migration]).await {
-        // Our schema may be taken away meanwhile.
-        Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Known::new()),
-        rows => rows.doing(DOING)?,
-    };
+    let rows = rows_of_ours(session, sql, migration).await?;
     Ok(rows.iter().map(|r| (r.get(0), (r.get(1), r.get(2)))).collect())
+}
+
+/// What a table of ours says of the migration `$1`; our schema may be taken away meanwhile.
+async fn rows_of_ours(session: &Session, sql: &str, migration: &str) -> Result<Vec<Row>> {
+    match session.query(sql, &[&migration]).await {
+        Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
+        rows => rows.doing(DOING),
+    }
 }
 
 /// What is defined, to be compared with what a dump of it makes.
