@@ -32,8 +32,7 @@ impl PgReplicator {
             let (forth, back) = (self.name_of(forth), self.name_of(reverse(forth)));
             echo::let_in(&writer, &follower, &settings.name, &forth, &back, echo::WITHIN).await?;
         }
-        drift::check(&writer, &follower, &settings.name, &mut None).await?;
-        for object in drift::only_at_the_follower(&writer, &follower, &settings.name).await? {
+        for object in drift::check_before_the_hand_over(&writer, &follower, &settings.name).await? {
             self.guards.shared.say(format!(
                 "{object} is at {to} only: what is written there after the cut-over would stop the mirror back to {from}, and with \
                  it the way back. Make it at {from} too"

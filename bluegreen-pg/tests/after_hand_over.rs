@@ -5,21 +5,12 @@
 mod common;
 
 use bluegreen_core::{Color, Direction, Environment, Kind, Replicator, Spec};
-use bluegreen_pg::PgReplicator;
 use common::writers::LEDGER;
-use common::{Pair, WITHIN, connect, digests, proved, streaming};
+use common::{Pair, WITHIN, connect, digests, handed_over, proved, streaming};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::Duration;
 use tokio_postgres::Client;
-
-async fn handed_over(replicator: &PgReplicator, to: Color) {
-    replicator.arm(to, WITHIN).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let position = replicator.fence(to.other(), WITHIN).await.unwrap();
-    proved(replicator, &position).await;
-    replicator.hand_over(to).await.unwrap();
-}
 
 async fn write(client: &Client, token: &str) -> Result<(), tokio_postgres::Error> {
     let sql = format!("INSERT INTO ledger (token) VALUES ('{token}')");

@@ -4,20 +4,11 @@
 mod common;
 
 use bluegreen_core::{Color, Direction, Kind, Replicator};
-use bluegreen_pg::PgReplicator;
 use common::writers::LEDGER;
-use common::{Pair, WITHIN, digests, proved, streaming};
+use common::{Pair, WITHIN, digests, handed_over, proved, streaming};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
-
-async fn handed_over(replicator: &PgReplicator, to: Color) {
-    replicator.arm(to, WITHIN).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let position = replicator.fence(to.other(), WITHIN).await.unwrap();
-    proved(replicator, &position).await;
-    replicator.hand_over(to).await.unwrap();
-}
 
 /// Writes, and fails when it has to wait for long.
 async fn write(pair: &Pair, color: Color, token: &str) {

@@ -34,23 +34,79 @@ const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL lock_timeout = '500ms'";
 /// How often a catalogue is read that changes meanwhile.
 const TRIES: u32 = 3;
 
+/// Both schemas, and their digests.
+struct Seen {
+    digests: (String, String),
+    writers: Objects,
+    followers: Objects,
+}
+
+/// Looks at both; none where nothing differs, or nothing else than what was found alike.
+async fn look(writer: &Session, follower: &Session, alike: &Alike) -> Result<Option<Seen>> {
+    let digests = tokio::try_join!(digest(writer), digest(follower))?;
+    if digests.0 == digests.1 || alike.as_ref() == Some(&digests) {
+        return Ok(None);
+    }
+    let (writers, followers) = tokio::try_join!(read(writer, BEGIN), read(follower, BEGIN))?;
+    Ok(Some(Seen {
+        digests,
+        writers,
+        followers,
+    }))
+}
+
 /// Refuses when the writer has what the follower lacks, or a column is another one there.
 pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str, alike: &mut Alike) -> Result<()> {
-    let missing = missing(writer, follower, migration, alike).await?;
-    if !missing.is_empty() {
-        return Err(fault(
-            Kind::Diverged,
-            DOING,
-            format!(
-                "the writer has what the follower lacks or has otherwise: {}. DDL does not travel: run the same there (between \
-                 BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it back at the writer. A new table cannot join \
-                 this mirror, and what each side computes by itself for rows that are there (a default of now(), a random one or a \
-                 number; a type changed USING) comes out otherwise: take it back, or abort and begin again",
-                some(&missing)
-            ),
-        ));
+    if let Some(seen) = look(writer, follower, alike).await? {
+        nothing_is_missing(writer, follower, migration, &seen).await?;
+        *alike = Some(seen.digests);
     }
-    // Where all definitions are alike.
+    columns_are_the_same(writer, follower, migration).await
+}
+
+/// The same for a follower that is about to become the writer: what only it has is recorded, and from then on it is no drift that the
+/// other side lacks it. Returns what a mirror back would stop at.
+pub(crate) async fn check_before_the_hand_over(
+    writer: &Session,
+    follower: &Session,
+    migration: &str,
+) -> Result<Vec<String>> {
+    let mut in_the_way = Vec::new();
+    if let Some(seen) = look(writer, follower, &None).await? {
+        nothing_is_missing(writer, follower, migration, &seen).await?;
+        let mut extra = compare::extra(&seen.writers, &seen.followers);
+        in_the_way = compare::in_the_way(&extra);
+        extra.retain(|object, _| !in_the_way.contains(object));
+        write(&**follower, migration, extra).await?;
+    }
+    columns_are_the_same(writer, follower, migration).await?;
+    Ok(in_the_way)
+}
+
+async fn nothing_is_missing(writer: &Session, follower: &Session, migration: &str, seen: &Seen) -> Result<()> {
+    let (here, there) = tokio::try_join!(known(writer, migration), known(follower, migration))?;
+    let known = here.into_iter().chain(there).collect();
+    let versions = tokio::try_join!(catalog::version(writer), catalog::version(follower))?;
+    let majors_differ = versions.0 / 10_000 != versions.1 / 10_000;
+    let missing = compare::missing(&seen.writers, &seen.followers, &known, majors_differ);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(fault(
+        Kind::Diverged,
+        DOING,
+        format!(
+            "the writer has what the follower lacks or has otherwise: {}. DDL does not travel: run the same there (between \
+             BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it back at the writer. A new table cannot join \
+             this mirror, and what each side computes by itself for rows that are there (a default of now(), a random one or a \
+             number; a type changed USING) comes out otherwise: take it back, or abort and begin again",
+            some(&missing)
+        ),
+    ))
+}
+
+/// Asked where all definitions are alike.
+async fn columns_are_the_same(writer: &Session, follower: &Session, migration: &str) -> Result<()> {
     let moved = columns::differing(writer, follower, migration).await?;
     if moved.is_empty() {
         return Ok(());
@@ -65,23 +121,6 @@ pub(crate) async fn check(writer: &Session, follower: &Session, migration: &str,
             some(&moved)
         ),
     ))
-}
-
-/// What the writer has and the follower lacks or has otherwise.
-async fn missing(writer: &Session, follower: &Session, migration: &str, alike: &mut Alike) -> Result<Vec<String>> {
-    let both = tokio::try_join!(digest(writer), digest(follower))?;
-    if both.0 == both.1 || alike.as_ref() == Some(&both) {
-        return Ok(Vec::new());
-    }
-    let (ours, theirs) = tokio::try_join!(read(writer, BEGIN), read(follower, BEGIN))?;
-    let (here, there) = tokio::try_join!(known(writer, migration), known(follower, migration))?;
-    let known = here.into_iter().chain(there).collect();
-    let versions = tokio::try_join!(catalog::version(writer), catalog::version(follower))?;
-    let missing = compare::missing(&ours, &theirs, &known, versions.0 / 10_000 != versions.1 / 10_000);
-    if missing.is_empty() {
-        *alike = Some(both);
-    }
-    Ok(missing)
 }
 
 /// The first of them, and how many more there are.
@@ -115,21 +154,6 @@ pub(crate) async fn record(follower: &impl GenericClient, migration: &str, was: 
     let delete = "DELETE FROM bluegreen.otherwise WHERE migration = $1";
     follower.execute(delete, &[&migration]).await.doing(doing)?;
     write(follower, migration, known).await
-}
-
-/// What only the follower has, as it is about to become the writer: from then on it is no drift that the other side lacks it. Returns
-/// what a mirror back would stop at.
-pub(crate) async fn only_at_the_follower(writer: &Session, follower: &Session, migration: &str) -> Result<Vec<String>> {
-    let both = tokio::try_join!(digest(writer), digest(follower))?;
-    if both.0 == both.1 {
-        return Ok(Vec::new());
-    }
-    let (ours, theirs) = tokio::try_join!(read(writer, BEGIN), read(follower, BEGIN))?;
-    let mut extra = compare::extra(&ours, &theirs);
-    let in_the_way = compare::in_the_way(&extra);
-    extra.retain(|object, _| !in_the_way.contains(object));
-    write(&**follower, migration, extra).await?;
-    Ok(in_the_way)
 }
 
 /// Adds to what is known. What an earlier try to cut over found at one side only is not known any more.

@@ -164,12 +164,17 @@ pub async fn behind_the_mirror(pair: &Pair) -> Client {
     client
 }
 
-/// The whole pause, without a commit record.
-pub async fn cut_over(replicator: &PgReplicator, to: Color) {
+/// The pause up to where the commit record would come.
+pub async fn handed_over(replicator: &PgReplicator, to: Color) {
     replicator.arm(to, WITHIN).await.unwrap();
     let position = replicator.fence(to.other(), WITHIN).await.unwrap();
     proved(replicator, &position).await;
     replicator.hand_over(to).await.unwrap();
+}
+
+/// The whole pause, without a commit record.
+pub async fn cut_over(replicator: &PgReplicator, to: Color) {
+    handed_over(replicator, to).await;
     replicator.promote(to).await.unwrap();
 }
 

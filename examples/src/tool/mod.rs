@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod config;
+mod interrupts;
 pub mod render;
 pub mod run;
 pub mod wire;

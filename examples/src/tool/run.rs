@@ -1,6 +1,7 @@
 //! The tool's commands, and what their exit codes mean.
 
 use super::config::{Config, ConfigError, JournalPlace};
+use super::interrupts::{Interrupts, Wish};
 use super::render::{Lines, Out, complain};
 use super::wire::{Held, ReadJournal, migration, replicator};
 use bluegreen_core::{
@@ -12,7 +13,6 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Moves a live application from a blue environment to a green one, as one file describes it.
 ///
@@ -190,71 +190,6 @@ fn plan(on: &On) -> Result<Ended, Stopped> {
     on.out().say(migration.plan().to_string());
     on.out().value(&json!({"event": "plan", "plan": migration.plan()}));
     Ok(Ended::Done)
-}
-
-/// Wishes to end: an interrupt, `kill`, or a terminal that goes away, which is no reason to die in the middle of a pause.
-struct Interrupts {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    /// None where it is ignored: `nohup` says that it goes on without its terminal.
-    hangup: Option<tokio::signal::unix::Signal>,
-}
-
-/// What was wished.
-#[derive(PartialEq, Eq)]
-enum Wish {
-    End,
-    /// The terminal is gone; that may be said more than once.
-    Hangup,
-}
-
-impl Interrupts {
-    fn listen() -> Result<Self, Error> {
-        let one = |kind| signal(kind).map_err(|e| Error::new(Kind::Unexpected, "listen for interrupts", e.to_string()));
-        // To listen would be to ignore it no longer.
-        let hangup = if ignores_hangup() {
-            None
-        } else {
-            Some(one(SignalKind::hangup())?)
-        };
-        Ok(Self {
-            interrupt: one(SignalKind::interrupt())?,
-            terminate: one(SignalKind::terminate())?,
-            hangup,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        let hung_up = async {
-            match &mut self.hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = self.interrupt.recv() => Wish::End,
-            _ = self.terminate.recv() => Wish::End,
-            _ = hung_up => Wish::Hangup,
-        }
-    }
-
-    /// What changes nothing, or the word that it was stopped.
-    async fn or<T, E: Into<Stopped>>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, Stopped> {
-        tokio::select! {
-            done = work => done.map_err(Into::into),
-            _ = self.next() => {
-                Err(Error::new(Kind::Unavailable, "stop", "nothing was begun here, and nothing was changed").into())
-            }
-        }
-    }
-}
-
-/// Whether this process was started with hangups ignored.
-fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & 1 == 1)
 }
 
 async fn preflight(on: &On) -> Result<Ended, Stopped> {
