@@ -98,6 +98,12 @@ async fn what_an_operator_meets() {
     // What was asked of an earlier migration of this name is not heard by a new one.
     h.builder().request(Signal::Abort).await.unwrap();
     assert_eq!(journal.requests().await.unwrap().len(), 1);
+    // A newer version's word ends nobody, and hides no other.
+    h.sql("INSERT INTO bluegreen_journal.request (migration, signal) SELECT migration, 'dance' FROM bluegreen_journal.request")
+        .await;
+    h.builder().request(Signal::Pause).await.unwrap();
+    let heard: Vec<Signal> = journal.requests().await.unwrap().iter().map(|r| r.signal).collect();
+    assert_eq!(heard, [Signal::Abort, Signal::Pause]);
     journal.close().await.unwrap();
     h.sql("DELETE FROM bluegreen_journal.entry").await;
     let journal = h.builder().open().await.unwrap();

@@ -18,6 +18,7 @@ use bluegreen_core::{Entry, Journal, Kind, Request, Result, Signal};
 use entries::Link;
 use lease::{Lease, TAKING};
 use place::Place;
+use requests::Looks;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ pub struct PgJournal {
     lease: Arc<Lease>,
     link: tokio::sync::Mutex<Link>,
     /// Looks for requests: an append must not wait for that.
-    looks: tokio::sync::Mutex<Option<Session>>,
+    looks: tokio::sync::Mutex<Looks>,
     keeper: AbortHandle,
 }
 
@@ -292,15 +293,7 @@ impl Journal for PgJournal {
         if self.lease.is_lost() {
             return Err(self.lease.lost());
         }
-        let mut slot = self.looks.lock().await;
-        let session = match slot.take().filter(|s| !s.is_closed()) {
-            Some(session) => session,
-            None => timely(self.lease.place.connect(), requests::LOOKING).await?,
-        };
-        let requests = timely(requests::read(&session, &self.lease.place), requests::LOOKING).await?;
-        // Only what answered is kept for the next look.
-        *slot = Some(session);
-        Ok(requests)
+        self.looks.lock().await.look(&self.lease.place).await
     }
 
     fn has_requests(&self) -> bool {

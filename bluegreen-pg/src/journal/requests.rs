@@ -6,6 +6,7 @@ use super::schema;
 use crate::connect::Session;
 use crate::error::fault;
 use bluegreen_core::{Kind, Request, Result, Signal};
+use std::collections::HashSet;
 
 const LEAVE: &str = "INSERT INTO bluegreen_journal.request (migration, signal) \
      SELECT $1, $2 WHERE EXISTS (SELECT FROM bluegreen_journal.lease WHERE migration = $1)";
@@ -13,7 +14,7 @@ const LEAVE: &str = "INSERT INTO bluegreen_journal.request (migration, signal) \
 /// In the order of their making. An order whose transaction ends late is found at the next look all the same.
 const READ: &str = "SELECT ordinal, signal FROM bluegreen_journal.request WHERE migration = $1 ORDER BY ordinal";
 
-pub(super) const LOOKING: &str = "look for requests";
+const LOOKING: &str = "look for requests";
 
 pub(super) async fn leave(place: &Place, signal: Signal) -> Result<()> {
     let doing = "leave a request";
@@ -34,21 +35,40 @@ pub(super) async fn leave(place: &Place, signal: Signal) -> Result<()> {
     ))
 }
 
-pub(super) async fn read(session: &Session, place: &Place) -> Result<Vec<Request>> {
-    let rows = session.query(READ, &[&place.migration]).await.doing(LOOKING)?;
-    let request = |row: &tokio_postgres::Row| {
-        let (ordinal, word): (i64, String) = (row.get(0), row.get(1));
-        let signal = serde_json::from_value(word.clone().into()).map_err(|e| {
-            let message =
-                format!("{place}: request {ordinal} asks for {word:?}, which this version does not know: {e}");
-            fault(Kind::Unsupported, LOOKING, message)
-        })?;
-        Ok(Request {
-            id: format!("request-{ordinal}"),
-            signal,
-        })
-    };
-    rows.iter().map(request).collect()
+/// Looks for them, again and again.
+#[derive(Default)]
+pub(super) struct Looks {
+    session: Option<Session>,
+    /// Those in words of another version that were told of.
+    told: HashSet<i64>,
+}
+
+impl Looks {
+    /// What was asked for so far. A word of another version is told of and passed over: it is no reason to end what runs.
+    pub(super) async fn look(&mut self, place: &Place) -> Result<Vec<Request>> {
+        let session = match self.session.take().filter(|s| !s.is_closed()) {
+            Some(session) => session,
+            None => timely(place.connect(), LOOKING).await?,
+        };
+        let rows = timely(session.query(READ, &[&place.migration]), LOOKING).await?;
+        // Only what answered is kept for the next look.
+        self.session = Some(session);
+        let mut heard = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (ordinal, word): (i64, String) = (row.get(0), row.get(1));
+            match serde_json::from_value(word.clone().into()) {
+                Ok(signal) => heard.push(Request {
+                    id: format!("request-{ordinal}"),
+                    signal,
+                }),
+                Err(_) if self.told.insert(ordinal) => {
+                    tracing::warn!(journal = %place, ordinal, word, "a request in a word that this version does not know is not followed");
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(heard)
+    }
 }
 
 /// What was asked of an earlier migration of this name must not be heard by this one.

@@ -56,7 +56,7 @@ async fn relations(look: &mut Look<'_>) -> Result<()> {
         look.notes(
             "materialized-views",
             listed("materialized view", &views),
-            "they are filled once with the first copy and do not follow blue afterwards",
+            "they are filled once with the first copy and do not follow blue afterwards: green's are as old when it becomes the writer",
             format!(
                 "after the cut-over, at green: {}",
                 commands(views.iter().map(|view| format!("REFRESH MATERIALIZED VIEW {view};")))
