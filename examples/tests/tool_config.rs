@@ -286,6 +286,21 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_expected() {
         ),
         ("[policy]", "[polices]", &["unknown field `polices`", "`policy`"]),
         (
+            "steps = [10, 50, 100]\nbake = \"15m\"",
+            "kind = \"linear\"\nbake = \"15m\"\nstep = 10\nevery = \"5m\"",
+            &["bake is no key of a linear policy", "`every`"],
+        ),
+        (
+            "steps = [10, 50, 100]",
+            "kind = \"at-once\"\nsteps = [10, 50, 100]",
+            &["steps is no key of an at-once policy"],
+        ),
+        (
+            "bake = \"15m\"",
+            "every = \"15m\"",
+            &["every is no key of a policy of steps"],
+        ),
+        (
             "health = [\"/api/health\", \"/api/ready\"]",
             "health = [\"api/health\"]",
             &["no path"],

@@ -142,6 +142,8 @@ pub(super) fn policy(
             "a name moves and there is no [policy]: expected steps = [10, 50, 100], or kind = \"at-once\"",
         ));
     }
+    let kind = table.kind.unwrap_or_default();
+    no_other_kinds_keys(kind, &table)?;
     spec.limits.max_error_rate = value(table.max_error_rate).unwrap_or(spec.limits.max_error_rate);
     spec.limits.max_p99 = table.max_p99.map(|p99| p99.into_inner().0).or(spec.limits.max_p99);
     spec.limits.min_requests = table
@@ -178,7 +180,7 @@ pub(super) fn policy(
             Arc::new(policy) as Arc<dyn TrafficPolicy>
         }};
     }
-    let (policy, place) = match table.kind.unwrap_or_default() {
+    let (policy, place) = match kind {
         _ if !given => (Arc::new(AtOnce::new()) as Arc<dyn TrafficPolicy>, at),
         PolicyKind::Steps => {
             let Some(steps) = table.steps else {
@@ -205,4 +207,24 @@ pub(super) fn policy(
         .validate()
         .map_err(|what| Fault::at(place, format!("policy: {what}")))?;
     Ok(policy)
+}
+
+/// Refuses what would be passed over.
+fn no_other_kinds_keys(kind: PolicyKind, table: &raw::Policy) -> Result<(), Fault> {
+    let steps = ("steps", table.steps.as_ref().map(Spanned::span));
+    let step = ("step", table.step.as_ref().map(Spanned::span));
+    let every = ("every", table.every.as_ref().map(Spanned::span));
+    let bake = ("bake", table.bake.as_ref().map(Spanned::span));
+    let (of, others) = match kind {
+        PolicyKind::Steps => ("a policy of steps", vec![step, every]),
+        PolicyKind::Linear => (
+            "a linear policy, which watches each share for `every`",
+            vec![steps, bake],
+        ),
+        PolicyKind::AtOnce => ("an at-once policy", vec![steps, step, every]),
+    };
+    match others.into_iter().find_map(|(name, at)| Some((name, at?))) {
+        Some((name, at)) => Err(Fault::at(at, format!("{name} is no key of {of}"))),
+        None => Ok(()),
+    }
 }
