@@ -22,6 +22,7 @@ const NOT_FOR_LONG: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'
 /// at the server when his process ends.
 const NO_LONG_WAIT: &str = "SET LOCAL lock_timeout = '10s';";
 
+/// Each with a key: a publication of all tables, whoever made it, has the server refuse to delete rows of a table without one.
 const SETUP: &str = "
 CREATE SCHEMA IF NOT EXISTS bluegreen;
 CREATE TABLE IF NOT EXISTS bluegreen.marker (
@@ -30,10 +31,12 @@ CREATE TABLE IF NOT EXISTS bluegreen.state (
     migration text PRIMARY KEY, stage text NOT NULL, opened_at timestamptz, proof bigint NOT NULL DEFAULT 0,
     shut boolean NOT NULL DEFAULT false, gave_up text, blue text, green text);
 CREATE TABLE IF NOT EXISTS bluegreen.made (
-    migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY, kind text NOT NULL, identity text NOT NULL);
+    migration text NOT NULL, ordinal bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text NOT NULL, identity text NOT NULL);
 CREATE TABLE IF NOT EXISTS bluegreen.mirrored (mirror text PRIMARY KEY, migration text NOT NULL, tables text NOT NULL);
-CREATE TABLE IF NOT EXISTS bluegreen.otherwise (migration text NOT NULL, object text NOT NULL, one text NOT NULL, other text NOT NULL);
-CREATE TABLE IF NOT EXISTS bluegreen.columns (migration text NOT NULL, relation oid NOT NULL, number int2 NOT NULL, name text NOT NULL);
+CREATE TABLE IF NOT EXISTS bluegreen.otherwise (
+    ordinal bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, migration text NOT NULL, object text NOT NULL, one text NOT NULL, other text NOT NULL);
+CREATE TABLE IF NOT EXISTS bluegreen.columns (
+    migration text, relation oid, number int2, name text NOT NULL, PRIMARY KEY (migration, relation, number));
 CREATE TABLE IF NOT EXISTS bluegreen.copied (
     migration text NOT NULL, step int NOT NULL, PRIMARY KEY (migration, step));
 ";

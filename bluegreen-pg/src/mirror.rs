@@ -175,8 +175,10 @@ pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
 /// Who has locks of that kind.
 fn holders(kind: &str) -> String {
     format!(
-        "SELECT DISTINCT coalesce(format('pid %s of %s, in a transaction since %s', a.pid, coalesce(a.usename, a.backend_type), \
-         coalesce(a.xact_start::text, '?')), 'a prepared transaction') || {kind} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+        "SELECT DISTINCT CASE WHEN l.pid IS NULL THEN coalesce((SELECT format('the prepared transaction %L', p.gid) \
+             FROM pg_prepared_xacts p WHERE l.virtualtransaction = '-1/' || p.transaction), 'a prepared transaction') \
+         ELSE format('pid %s of %s, in a transaction since %s', l.pid, coalesce(a.usename, a.backend_type, '?'), \
+             coalesce(a.xact_start::text, '?')) END || {kind} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
          ORDER BY 1 LIMIT 5"
     )
 }

@@ -70,6 +70,18 @@ async fn a_table_that_is_dropped_before_it_is_read_begins_the_copy_again() {
     assert!(said.contains(AGAIN), "it was not noticed");
 }
 
+/// What is read by a name would be another column's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_exchange_their_names_before_they_are_read_begin_the_copy_again() {
+    let exchange =
+        "UPDATE small SET v = id + 7; BEGIN; ALTER TABLE small RENAME id TO x; ALTER TABLE small RENAME v TO id;
+        ALTER TABLE small RENAME x TO v; COMMIT";
+    let Some(said) = small_changes(exchange).await else {
+        return;
+    };
+    assert!(said.contains(AGAIN), "it was not noticed");
+}
+
 /// Rows alone may change as they like.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_written_and_vacuumed_before_it_is_read_is_copied_at_once() {

@@ -23,11 +23,14 @@ pub(super) fn guarded(tables: &[&Relation], reads: &str) -> String {
     )
 }
 
-/// The table of that name that the snapshot sees, if its file is the one that is there now: a query sees the catalogue as the
-/// snapshot does, a function of the server's as it is.
+/// The table of that name that the snapshot sees, if its file is the one that is there now, and its columns are called the same: a
+/// query sees the catalogue as the snapshot does, a function of the server's as it is. (What is read is named by columns.)
 const SEEN: &str = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.oid = t.id AND c.relname = t.name AND n.nspname = t.schema \
-     AND c.relfilenode = coalesce(pg_relation_filenode(c.oid), 0)";
+     AND c.relfilenode = coalesce(pg_relation_filenode(c.oid), 0) \
+     AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+         AND (pg_identify_object('pg_class'::regclass, c.oid, a.attnum)).identity \
+             IS DISTINCT FROM format('%I.%I.%I', n.nspname, c.relname, a.attname))";
 
 /// A relation that the snapshot sees and that is not there by its name any more: `pg_dump` locks what it saw.
 pub(super) const GONE: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \

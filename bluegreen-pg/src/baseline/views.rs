@@ -21,21 +21,27 @@ pub(super) async fn filled(origin: &Session) -> Result<HashSet<Relation>> {
 }
 
 /// The follower's materialized views, each after all that it reads: also through plain views, and through functions, by what these
-/// call and name. A body may only be guessed at, so that any word counts: one edge too many costs nothing.
+/// call and name. A body may only be guessed at, so that any word counts, quoted or not, wherever the quotes are: one edge too many
+/// costs nothing. Words are taken out of each body once.
 const IN_ORDER: &str = r#"
-    WITH RECURSIVE uses (view, class, object) AS (
+    WITH RECURSIVE things (class, oid, name) AS MATERIALIZED (
+        SELECT 'pg_class'::regclass::oid, oid, relname::text FROM pg_class WHERE relkind IN ('m', 'v') AND oid >= 16384
+        UNION ALL SELECT 'pg_proc'::regclass::oid, oid, proname::text FROM pg_proc WHERE oid >= 16384),
+    words (function, word) AS MATERIALIZED (SELECT DISTINCT p.oid, w.word FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+        CROSS JOIN LATERAL (
+            SELECT btrim(m[1], '"') FROM regexp_matches(p.prosrc, '"[^"]+"', 'g') AS m
+            UNION SELECT m[1] FROM regexp_matches(p.prosrc, '(?:[^[:space:][:punct:]]|[_$])+', 'g') AS m
+            UNION SELECT lower(m[1] COLLATE "C") FROM regexp_matches(p.prosrc, '(?:[^[:space:][:punct:]]|[_$])+', 'g') AS m) AS w (word)
+        WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal')),
+    names (function, class, object) AS MATERIALIZED (
+        SELECT w.function, t.class, t.oid FROM words w JOIN things t ON t.name = w.word
+        UNION SELECT d.objid, d.refclassid, d.refobjid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+            AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass) AND d.refobjid >= 16384),
+    uses (view, class, object) AS (
         SELECT r.ev_class, d.refclassid, d.refobjid FROM pg_rewrite r
             JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
             WHERE d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass) AND d.refobjid >= 16384
-        UNION SELECT u.view, b.class, b.object FROM uses u CROSS JOIN LATERAL (
-            SELECT d.refclassid, d.refobjid FROM pg_depend d WHERE d.classid = u.class AND d.objid = u.object
-                AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass) AND d.refobjid >= 16384
-            UNION ALL SELECT named.class, named.oid FROM (
-                    SELECT CASE WHEN m[1] LIKE '"%' THEN btrim(m[1], '"') ELSE lower(m[1]) END
-                    FROM pg_proc p, regexp_matches(p.prosrc, '"[^"]+"|[[:alnum:]_$]+', 'g') AS m WHERE p.oid = u.object) AS w (word)
-                JOIN (SELECT 'pg_class'::regclass::oid, oid, relname FROM pg_class WHERE relkind IN ('m', 'v') AND oid >= 16384
-                    UNION ALL SELECT 'pg_proc'::regclass, oid, proname FROM pg_proc WHERE oid >= 16384) AS named (class, oid, name)
-                    ON named.name = w.word) AS b (class, object)
+        UNION SELECT u.view, n.class, n.object FROM uses u JOIN names n ON n.function = u.object
             WHERE u.class = 'pg_proc'::regclass),
     reads AS (SELECT u.view, c.oid AS other FROM uses u JOIN pg_class c ON c.oid = u.object
         WHERE u.class = 'pg_class'::regclass AND c.relkind IN ('m', 'v') AND c.oid <> u.view),

@@ -18,8 +18,9 @@ const PART: &str = "locks";
 
 /// Which tables our sessions (`$1`) have waited for so long (`$2`, in seconds), and whom for.
 const WAITING: &str = "SELECT DISTINCT format('waits for %s, which is locked by %s', l.relation::regclass, coalesce(( \
-         SELECT string_agg(DISTINCT coalesce(format('pid %s of %s, %s, in a transaction since %s', h.pid, \
-             coalesce(h.usename, h.backend_type), coalesce(h.state, '?'), h.xact_start), 'a prepared transaction'), '; ') \
+         SELECT string_agg(DISTINCT CASE WHEN b.pid = 0 THEN 'a prepared transaction' \
+             ELSE format('pid %s of %s, %s, in a transaction since %s', b.pid, coalesce(h.usename, h.backend_type, '?'), \
+                 coalesce(h.state, '?'), coalesce(h.xact_start::text, '?')) END, '; ') \
          FROM unnest(pg_blocking_pids(l.pid)) AS b (pid) LEFT JOIN pg_stat_activity h ON h.pid = b.pid), 'somebody')) \
      FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
      WHERE NOT l.granted AND l.locktype = 'relation' AND a.datname = current_database() AND a.application_name = $1 \

@@ -6,7 +6,6 @@ use crate::catalog::{APPLICATION, RELATIONS, TABLES};
 use crate::connect::Session;
 use crate::error::Doing;
 use bluegreen_core::Result;
-use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::GenericClient;
 
 /// The tables' columns: of each its table's oid, its number and its name.
@@ -34,91 +33,84 @@ pub(crate) async fn read(client: &impl GenericClient) -> Result<Columns> {
 
 /// Keeps them in the place of what an earlier try kept.
 pub(crate) async fn record(client: &impl GenericClient, migration: &str, columns: &Columns) -> Result<()> {
-    let sql = "WITH gone AS (DELETE FROM bluegreen.columns WHERE migration = $1) \
-               INSERT INTO bluegreen.columns (migration, relation, number, name) \
-               SELECT $1, c.* FROM unnest($2::oid[], $3::int2[], $4::text[]) AS c";
+    let delete = "DELETE FROM bluegreen.columns WHERE migration = $1";
+    client.execute(delete, &[&migration]).await.doing(RECORDING)?;
+    add(client, migration, columns).await
+}
+
+const RECORDING: &str = "record the columns";
+
+async fn add(client: &impl GenericClient, migration: &str, columns: &Columns) -> Result<()> {
+    let insert = "INSERT INTO bluegreen.columns (migration, relation, number, name) \
+                  SELECT $1, c.* FROM unnest($2::oid[], $3::int2[], $4::text[]) AS c ON CONFLICT DO NOTHING";
     let Columns {
         relations,
         numbers,
         names,
     } = columns;
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&migration, relations, numbers, names];
-    client.execute(sql, &params).await.doing("record the columns")?;
+    client.execute(insert, &params).await.doing(RECORDING)?;
     Ok(())
 }
 
-/// Columns that have the name of another one of the beginning, of which none is left or which is called otherwise now. A column that
-/// has a new name and was not there is none of them: it is an object as others.
-const MOVED: &str = "WITH was AS MATERIALIZED (SELECT relation, number, name FROM bluegreen.columns WHERE migration = $1) \
-     SELECT n.nspname::text, c.relname::text, a.attname::text, w.name \
-     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
-     LEFT JOIN was w ON w.relation = a.attrelid AND w.number = a.attnum \
-     WHERE a.attrelid IN (SELECT relation FROM was) AND a.attnum > 0 AND NOT a.attisdropped \
-     AND (w.name <> a.attname::text \
-         OR w.name IS NULL AND (a.attrelid, a.attname::text) IN (SELECT relation, name FROM was))";
+/// Columns of recorded tables that have a name which another one had, of which none is left or which is called otherwise now; and those
+/// that are not recorded: with no name that was there, they were made since.
+const CHANGED: &str = "WITH was AS MATERIALIZED (SELECT relation, number, name FROM bluegreen.columns WHERE migration = $1), \
+     changed AS (SELECT a.attrelid, a.attnum, a.attname::text AS name, w.name AS was, \
+         (a.attrelid, a.attname::text) IN (SELECT relation, name FROM was) AS taken \
+         FROM pg_attribute a LEFT JOIN was w ON w.relation = a.attrelid AND w.number = a.attnum \
+         WHERE a.attrelid IN (SELECT relation FROM was) AND a.attnum > 0 AND NOT a.attisdropped \
+         AND w.name IS DISTINCT FROM a.attname::text) \
+     SELECT k.attrelid, k.attnum, k.name, k.was, k.taken, n.nspname || '.' || c.relname || '.' || k.name \
+     FROM changed k JOIN pg_class c ON c.oid = k.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE k.taken OR k.was IS NULL ORDER BY 6";
 
-/// What a column of that name was called at the beginning; none where it was made since.
-type Moved = BTreeMap<[String; 3], Option<String>>;
-
-async fn moved(session: &Session, migration: &str) -> Result<Moved> {
-    let rows = super::rows_of_ours(session, MOVED, migration).await?;
-    Ok(rows
-        .iter()
-        .map(|r| ([r.get(0), r.get(1), r.get(2)], r.get(3)))
-        .collect())
+/// What a look at one side found.
+#[derive(Debug)]
+struct Changed {
+    /// In words.
+    taken: Vec<String>,
+    new: Columns,
 }
 
-/// The columns that are not the same ones at both sides, in words.
-pub(super) async fn differing(writer: &Session, follower: &Session, migration: &str) -> Result<Vec<String>> {
-    let (ours, theirs) = tokio::try_join!(moved(writer, migration), moved(follower, migration))?;
-    Ok(compare(&ours, &theirs))
-}
-
-fn compare(ours: &Moved, theirs: &Moved) -> Vec<String> {
-    let all: BTreeSet<&[String; 3]> = ours.keys().chain(theirs.keys()).collect();
-    let differing = all.into_iter().filter(|name| ours.get(*name) != theirs.get(*name));
-    let words = |side: &Moved, name: &[String; 3]| match side.get(name) {
-        None => "what it was".to_owned(),
-        Some(None) => "made anew".to_owned(),
-        Some(Some(was)) => format!("what was {was}"),
+async fn changed(session: &Session, migration: &str, side: &str) -> Result<Changed> {
+    let mut found = Changed {
+        taken: Vec::new(),
+        new: Columns {
+            relations: Vec::new(),
+            numbers: Vec::new(),
+            names: Vec::new(),
+        },
     };
-    differing
-        .map(|name| {
-            format!(
-                "column {} is {} at the writer, and {} at the follower",
-                name.join("."),
-                words(ours, name),
-                words(theirs, name)
-            )
-        })
-        .collect()
+    for row in super::rows_of_ours(session, CHANGED, migration).await? {
+        if row.get("taken") {
+            let (was, column): (Option<&str>, &str) = (row.get("was"), row.get(5));
+            let what = was.map_or_else(|| "made anew".to_owned(), |was| format!("what was {was}"));
+            found.taken.push(format!("column {column} is {what} at the {side}"));
+        } else {
+            found.new.relations.push(row.get(0));
+            found.new.numbers.push(row.get(1));
+            found.new.names.push(row.get(2));
+        }
+    }
+    Ok(found)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_moved_at_one_side_differs() {
-        let side = |moved: &[(&str, Option<&str>)]| -> Moved {
-            let name = |column: &str| ["public", "t", column].map(str::to_owned);
-            moved
-                .iter()
-                .map(|(column, was)| (name(column), was.map(str::to_owned)))
-                .collect()
-        };
-        let swapped = side(&[("a", Some("b")), ("b", Some("a"))]);
-        assert_eq!(compare(&swapped, &swapped), [""; 0]);
-        assert_eq!(
-            compare(&swapped, &side(&[])),
-            [
-                "column public.t.a is what was b at the writer, and what it was at the follower",
-                "column public.t.b is what was a at the writer, and what it was at the follower"
-            ]
-        );
-        assert_eq!(
-            compare(&side(&[("a", Some("b"))]), &side(&[("a", None)])),
-            ["column public.t.a is what was b at the writer, and made anew at the follower"]
-        );
+/// The columns that have a name of another one, in words; where both sides say the same, too: it was not done at both in the same
+/// moment, and rows of meanwhile went by the names. Asked where all definitions are alike: where there are none, what was made at both
+/// since then is recorded.
+pub(super) async fn mistaken(writer: &Session, follower: &Session, migration: &str) -> Result<Vec<String>> {
+    let (ours, theirs) = tokio::try_join!(
+        changed(writer, migration, "writer"),
+        changed(follower, migration, "follower")
+    )?;
+    let taken: Vec<String> = ours.taken.into_iter().chain(theirs.taken).collect();
+    if taken.is_empty() {
+        for (session, new) in [(writer, &ours.new), (follower, &theirs.new)] {
+            if !new.names.is_empty() {
+                add(&**session, migration, new).await?;
+            }
+        }
     }
+    Ok(taken)
 }

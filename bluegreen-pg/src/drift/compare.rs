@@ -98,16 +98,18 @@ pub(super) fn in_the_way(extra: &Known) -> Vec<String> {
 
 /// Whether what a guard stands on is still there: what was dropped as a whole breaks nothing.
 fn stands(guard: &str, objects: &Objects) -> bool {
-    let Some((_, on)) = guard.rsplit_once(" on ") else {
-        return true;
-    };
     let kinds = ["sequence ", "function ", "column ", "domain "];
-    let mut kinds = WITH_COLUMNS.iter().chain(&kinds);
-    if on.starts_with("schema ") {
-        return true;
-    }
-    let name = kinds.clone().find_map(|kind| on.strip_prefix(kind)).unwrap_or(on);
-    kinds.any(|kind| objects.contains_key(&format!("{kind}{name}")))
+    let kinds = || WITH_COLUMNS.iter().chain(&kinds);
+    let is_there = |on: &str| {
+        let name = kinds().find_map(|kind| on.strip_prefix(kind)).unwrap_or(on);
+        on.starts_with("schema ") || kinds().any(|kind| objects.contains_key(&format!("{kind}{name}")))
+    };
+    // Names may have the word in them.
+    let mut ons = guard
+        .match_indices(" on ")
+        .map(|(at, on)| &guard[at + on.len()..])
+        .peekable();
+    ons.peek().is_none() || ons.any(is_there)
 }
 
 /// A right that is not given, be it that its role is not there, is one over nothing.

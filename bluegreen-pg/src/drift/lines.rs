@@ -132,45 +132,66 @@ pub(super) async fn objects(client: &impl GenericClient) -> Result<Objects, toki
     let definition = |row: &tokio_postgres::Row| row.get::<_, Option<String>>(1).unwrap_or_default();
     Ok(rows
         .iter()
-        .map(|row| (plain(row.get(0)), plain(&definition(row))))
+        .map(|row| {
+            let object = plain(row.get(0));
+            let definition = plain_definition(&object, &definition(row));
+            (object, definition)
+        })
         .collect())
 }
 
-/// The same with no quotes around what is a word without them.
+/// A definition with its names as [`plain`] writes them. A function's body is what its author wrote, but where it is parsed.
+fn plain_definition(object: &str, definition: &str) -> String {
+    match definition.match_indices('\t').nth(BODY - 1) {
+        Some((at, _)) if object.starts_with("function ") && !definition[..at].contains("ATOMIC") => {
+            let (before, body) = definition.split_at(at);
+            plain(before) + body
+        }
+        _ => plain(definition),
+    }
+}
+
+/// Which part of a function's definition its body is, the first being 0.
+const BODY: usize = 3;
+
+/// The same with no quotes around names that are words without them. What stands in a literal stays.
 fn plain(quoted: &str) -> String {
     let mut kept = String::with_capacity(quoted.len());
     let mut rest = quoted;
-    while let Some(at) = rest.find('"') {
+    while let Some(at) = rest.find(['"', '\'']) {
         kept.push_str(&rest[..at]);
-        let name = &rest[at + 1..];
-        let end = name.find('"').unwrap_or(name.len());
-        let is_word = name[..end].starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-            && name[..end]
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
-        let after = name.get(end + 1..).unwrap_or_default();
-        // A doubled quote is a part of the name.
-        if is_word && !after.starts_with('"') {
-            kept.push_str(&name[..end]);
-            rest = after;
-            continue;
-        }
-        let mut to = end;
-        while name[to..].starts_with("\"\"") {
-            to = name[to + 2..].find('"').map_or(name.len(), |more| to + 2 + more);
-        }
-        let to = (to + 1).min(name.len());
-        kept.push('"');
-        kept.push_str(&name[..to]);
-        rest = &name[to..];
+        rest = &rest[at..];
+        let (piece, after) = rest.split_at(end_of_quoted(rest));
+        rest = after;
+        let name = piece.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+        kept.push_str(name.filter(|name| is_word(name)).unwrap_or(piece));
     }
     kept.push_str(rest);
     kept
 }
 
+/// How long what is quoted at the beginning is; its own quote, doubled, is a part of it.
+fn end_of_quoted(text: &str) -> usize {
+    let quote = text.as_bytes()[0];
+    let mut bytes = text.bytes().enumerate().skip(1).peekable();
+    while let Some((at, byte)) = bytes.next() {
+        if byte == quote && bytes.next_if(|(_, next)| *next == quote).is_none() {
+            return at + 1;
+        }
+    }
+    text.len()
+}
+
+fn is_word(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$')
+}
+
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::{plain, plain_definition};
 
     #[test]
     fn only_what_is_no_word_keeps_its_quotes() {
@@ -181,8 +202,21 @@ mod tests {
             (r#""x""y" "z" """"#, r#""x""y" z """"#),
             (r#""1a" "" "ü" "_a$1""#, r#""1a" "" "ü" _a$1"#),
             (r#"'a " b'"#, r#"'a " b'"#),
+            (r#"'"true"'::"jsonb""#, r#"'"true"'::jsonb"#),
+            (r#"'it''s "a"' || "b""#, r#"'it''s "a"' || b"#),
+            (r#""it's" = "a""#, r#""it's" = a"#),
+            (r#"label '"a"' of "t""#, r#"label '"a"' of t"#),
+            (r#""open"#, r#""open"#),
         ] {
             assert_eq!(plain(quoted), expected);
         }
+    }
+
+    #[test]
+    fn a_functions_body_stays_as_it_was_written() {
+        let [written, parsed] = ["", " ATOMIC"].map(|atomic| format!("\"a\"{atomic}\t\"b\"\t\"c\"\tSELECT \"d\""));
+        assert_eq!(plain_definition("function f()", &written), "a\tb\tc\tSELECT \"d\"");
+        assert_eq!(plain_definition("function f()", &parsed), "a ATOMIC\tb\tc\tSELECT d");
+        assert_eq!(plain_definition("view v", &written), "a\tb\tc\tSELECT d");
     }
 }

@@ -84,7 +84,9 @@ pub(crate) async fn check_before_the_hand_over(
 }
 
 async fn nothing_is_missing(writer: &Session, follower: &Session, migration: &str, seen: &Seen) -> Result<()> {
-    let (here, there) = tokio::try_join!(known(writer, migration), known(follower, migration))?;
+    let (here, mut there) = tokio::try_join!(known(writer, migration), known(follower, migration))?;
+    // What was found at one side only counts where that side writes: else it is of a cut-over that was not gone through with.
+    there.retain(|_, (_, other)| other != compare::ABSENT);
     let known = here.into_iter().chain(there).collect();
     let versions = tokio::try_join!(catalog::version(writer), catalog::version(follower))?;
     let majors_differ = versions.0 / 10_000 != versions.1 / 10_000;
@@ -107,18 +109,18 @@ async fn nothing_is_missing(writer: &Session, follower: &Session, migration: &st
 
 /// Asked where all definitions are alike.
 async fn columns_are_the_same(writer: &Session, follower: &Session, migration: &str) -> Result<()> {
-    let moved = columns::differing(writer, follower, migration).await?;
-    if moved.is_empty() {
+    let mistaken = columns::mistaken(writer, follower, migration).await?;
+    if mistaken.is_empty() {
         return Ok(());
     }
     Err(fault(
         Kind::Diverged,
         DOING,
         format!(
-            "columns have the names that others had when the mirror began: {}. Rows travel by the names of their columns, and values of \
-             meanwhile may be in the wrong one: abort and begin again; where only names changed, they may be given back instead, if \
-             nothing was written into these tables meanwhile",
-            some(&moved)
+            "columns have the names that others had before: {}. Rows travel by the names of their columns, and values of meanwhile are \
+             in the wrong one: abort and begin again; where only names changed, they may be given back instead, if nothing was \
+             written into these tables meanwhile",
+            some(&mistaken)
         ),
     ))
 }
