@@ -4,6 +4,7 @@
 
 use crate::catalog::{APPLICATION, RELATIONS, SEQUENCES, TABLES};
 use crate::connect::Session;
+use crate::drift::some;
 use crate::error::{Doing, fault};
 use crate::ident::literal;
 use bluegreen_core::{Error, Kind, Result};
@@ -159,17 +160,12 @@ fn same(row: &Row, what: &str) -> Result<()> {
 }
 
 fn changed(what: &str, was: &str, now: &str) -> Error {
-    let how = differences(was, now);
-    let named = how.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    let more = match how.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        n => format!(", and {n} more"),
-    };
+    let how = some(&differences(was, now));
     fault(
         Kind::Diverged,
         "look whether all is mirrored",
         format!(
-            "{what} is not what the mirror began with: {named}{more}. Rows of meanwhile may be missing at the follower, or be in \
+            "{what} is not what the mirror began with: {how}. Rows of meanwhile may be missing at the follower, or be in \
              another table there: abort and begin again; where only names changed, they may be given back instead, if nothing \
              was written into these tables meanwhile"
         ),

@@ -126,7 +126,7 @@ async fn columns_are_the_same(writer: &Session, follower: &Session, migration: &
 }
 
 /// The first of them, and how many more there are.
-fn some(all: &[String]) -> String {
+pub(crate) fn some(all: &[String]) -> String {
     let named = all
         .iter()
         .take(NAMED)
