@@ -14,6 +14,7 @@ pub mod error;
 mod fence;
 mod guard;
 mod handover;
+mod holders;
 pub mod ident;
 mod identity;
 pub mod journal;

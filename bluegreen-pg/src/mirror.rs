@@ -3,13 +3,14 @@
 
 use crate::connect::{Server, Session};
 use crate::error::{Doing, PROVIDER, fault};
+use crate::holders::{Locks, holders};
 use crate::ident::{Relation, ident, literal};
 use crate::marker::MARKER;
 use crate::mirrored;
 use bluegreen_core::{Color, Error, Kind, Result};
 use std::time::{Duration, Instant};
+use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{GenericClient, Row};
 
 /// Makes the publication of exactly these tables and the marker. Never `FOR ALL TABLES`: that one would publish tables
 /// made later, which the follower does not have. Who has a table locked is waited for, but not for ever.
@@ -35,7 +36,7 @@ pub(crate) async fn publish(session: &Session, migration: &str, name: &str, tabl
     }
     session.batch_execute("ROLLBACK").await.doing(doing())?;
     let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
-    let holders = session.query(&holders(OF_TABLES), &[&names]).await.doing(doing())?;
+    let holders = holders(session, &OF_TABLES, &names).await.doing(doing())?;
     Err(locked(&doing(), "a table", &holders))
 }
 
@@ -165,38 +166,25 @@ pub(crate) async fn unsubscribe(session: &Session, name: &str) -> Result<()> {
     if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
         return Err(error).doing(doing());
     }
-    let holders = session
-        .query(&holders(OF_SUBSCRIPTION), &[&state.oid])
-        .await
-        .doing(doing())?;
+    let holders = holders(session, &OF_SUBSCRIPTION, &state.oid).await.doing(doing())?;
     Err(locked(&doing(), "it", &holders))
 }
 
-/// Who has locks of that kind.
-fn holders(kind: &str) -> String {
-    format!(
-        "SELECT DISTINCT CASE WHEN l.pid IS NULL THEN coalesce((SELECT format('the prepared transaction %L', p.gid) \
-             FROM pg_prepared_xacts p WHERE l.virtualtransaction = '-1/' || p.transaction), 'a prepared transaction') \
-         ELSE format('pid %s of %s, in a transaction since %s', l.pid, coalesce(a.usename, a.backend_type, '?'), \
-             coalesce(a.xact_start::text, '?')) END || {kind} AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
-         ORDER BY 1 LIMIT 5"
-    )
-}
+/// Those on the subscription `$1`.
+const OF_SUBSCRIPTION: Locks = Locks {
+    which: "l.classid = 'pg_subscription'::regclass AND l.objid = $1 OR l.relation = 'pg_subscription'::regclass AND strong",
+    and: "''",
+};
 
-/// Any lock on the subscription `$1`.
-const OF_SUBSCRIPTION: &str = "'' FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-     WHERE (l.classid = 'pg_subscription'::regclass AND l.objid = $1 \
-         OR l.relation = 'pg_subscription'::regclass AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock'))";
-
-/// What keeps a publication from being made of one of the tables `$1`.
-const OF_TABLES: &str = "format(', which has locked %s', l.relation::regclass) FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-     WHERE l.relation IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t) \
-         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-         AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')";
+/// Those that keep a publication from being made of one of the tables `$1`.
+const OF_TABLES: Locks = Locks {
+    which: "l.relation IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t) AND strong \
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    and: "format(', which has locked %s', l.relation::regclass)",
+};
 
 /// Somebody's lock was waited for as long as it may be.
-fn locked(doing: &str, what: &str, holders: &[Row]) -> Error {
-    let holders: Vec<&str> = holders.iter().map(|row| row.get(0)).collect();
+fn locked(doing: &str, what: &str, holders: &[String]) -> Error {
     let who = if holders.is_empty() {
         "somebody".to_owned()
     } else {

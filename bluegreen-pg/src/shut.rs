@@ -5,6 +5,7 @@
 use crate::catalog;
 use crate::connect::Session;
 use crate::error::{Doing, describe, fault};
+use crate::holders::{Locks, holders};
 use crate::ident::{Relation, ident, literal};
 use bluegreen_core::{Kind, Result};
 use std::time::{Duration, Instant};
@@ -181,21 +182,18 @@ pub(crate) async fn take_away(session: &Session, migration: &str) -> Result<()> 
     Err(fault(Kind::Timeout, doing, why))
 }
 
+/// Those on the table `$1`.
+const OF_TABLE: Locks = Locks {
+    which: "l.relation = to_regclass($1) AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    and: "format(', with %s', l.mode)",
+};
+
 /// A table, and whose locks are on it.
 async fn who_uses(session: &Session, table: &str) -> Result<String, tokio_postgres::Error> {
-    let rows = session
-        .query(
-            "SELECT format('pid %s of %s has %s since %s', l.pid, coalesce(a.usename, a.backend_type, '?'), l.mode, \
-             coalesce(a.xact_start::text, '?')) FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-             WHERE l.relation = to_regclass($1) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
-             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            &[&table],
-        )
-        .await?;
-    let who: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let who = holders(session, &OF_TABLE, &table).await?;
     Ok(match who.as_slice() {
         [] => format!("{table} (by nobody now)"),
-        who => format!("{table} ({})", who.join(", ")),
+        who => format!("{table} ({})", who.join("; ")),
     })
 }
 

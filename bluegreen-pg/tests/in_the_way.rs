@@ -4,7 +4,7 @@
 mod common;
 
 use bluegreen_core::{Color, Direction, Kind, Replicator};
-use common::{Pair, connect, streaming};
+use common::{Pair, connect, cut_over, streaming};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -154,28 +154,58 @@ async fn somebodys_lock_on_the_subscription_does_not_keep_blues_slot() {
         .unwrap();
 }
 
-/// The first copy's publication needs a moment of each table: who has one for hours is named, and nothing queues behind him.
+/// The first copy's publication needs a moment of each table: who has one for hours is named, and nothing queues behind him. Of a
+/// prepared transaction, no process is left to be named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_a_table_locked_before_the_copy_is_named_and_not_waited_for_without_an_end() {
     let Some(pair) = Pair::start().await else { return };
-    let mut client = pair.client(Color::Blue).await;
+    let client = pair.client(Color::Blue).await;
     client.batch_execute(TABLE).await.unwrap();
-    let open = client.transaction().await.unwrap();
-    open.batch_execute("LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE")
-        .await
-        .unwrap();
+    let lock = "BEGIN; LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE";
     let replicator = pair.replicator();
-    let started = tokio::time::timeout(HANGS, replicator.start(Direction::BlueToGreen)).await;
-    let error = started.expect("it waits without an end").unwrap_err();
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
-    let said = error.message();
-    assert!(
-        said.contains("locked by pid ") && said.contains("which has locked public.t"),
-        "{said}"
-    );
     let beside = pair.blue.connect("postgres").await.unwrap();
-    assert_eq!(waiting(&beside).await, 0, "somebody is still queued");
-    open.commit().await.unwrap();
+    for (then, named, over) in [
+        ("", "locked by pid ", "COMMIT"),
+        (
+            "PREPARE TRANSACTION 'it''s left'",
+            "locked by the prepared transaction 'it''s left'",
+            "ROLLBACK PREPARED 'it''s left'",
+        ),
+    ] {
+        client.batch_execute(&format!("{lock}; {then}")).await.unwrap();
+        let started = tokio::time::timeout(HANGS, replicator.start(Direction::BlueToGreen)).await;
+        let error = started.expect("it waits without an end").unwrap_err();
+        assert_eq!(error.kind(), Kind::Timeout, "{error}");
+        let said = error.message();
+        assert!(
+            said.contains(named) && said.contains(", which has locked public.t"),
+            "{said}"
+        );
+        assert_eq!(waiting(&beside).await, 0, "somebody is still queued");
+        client.batch_execute(over).await.unwrap();
+    }
     replicator.start(Direction::BlueToGreen).await.unwrap();
     streaming(&replicator, Direction::BlueToGreen).await;
+}
+
+/// What everybody's tables are published with needs a key of each, ours too: else our own deletions would be refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebodys_publication_of_all_tables_stops_nothing_of_ours() {
+    let Some(pair) = Pair::start().await else { return };
+    let everything = "CREATE PUBLICATION everything FOR ALL TABLES";
+    for color in [Color::Blue, Color::Green] {
+        pair.client(color).await.batch_execute(everything).await.unwrap();
+    }
+    pair.client(Color::Blue).await.batch_execute(TABLE).await.unwrap();
+    let replicator = pair.replicator();
+    for (to, direction) in [
+        (Color::Green, Direction::BlueToGreen),
+        (Color::Blue, Direction::GreenToBlue),
+    ] {
+        replicator.start(direction).await.unwrap();
+        streaming(&replicator, direction).await;
+        cut_over(&replicator, to).await;
+    }
+    replicator.stop(Color::Blue).await.unwrap();
+    assert_eq!(replicator.leftovers().await.unwrap(), [""; 0]);
 }

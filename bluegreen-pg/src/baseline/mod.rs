@@ -12,24 +12,26 @@ mod queue;
 mod record;
 mod rest;
 mod script;
+mod seen;
 mod types;
 mod unchanged;
 mod views;
 mod waits;
 
 use crate::connect::Session;
-use crate::error::{Doing, PgError, fault};
+use crate::error::{Doing, fault};
 use crate::ident::{Relation, copy_application_name, mirror_name};
 use crate::marker::{self, Stage};
 use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
 use crate::{catalog, drift, identity, made, mirror, shut, slot, writers};
-use bluegreen_core::{Direction, Error, Kind, Result};
+use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
 use queue::Queue;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use seen::Seen;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -178,7 +180,7 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     waits.spawn(waits::watch(context.clone(), report.clone()));
     let dump = match schema::dump(&tools, context, from, &snapshot.name).await {
         Ok(dump) => dump,
-        Err(error) => return Err(unreadable(&origin, &snapshot.name, error).await),
+        Err(error) => return Err(seen::unreadable(&origin, &snapshot.name, error).await),
     };
     let (tables, rest) = tokio::try_join!(
         schema::section(&tools, context, to, &dump, "pre-data"),
@@ -189,92 +191,35 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     schema::restore_tables(context, &mut follower, &statements).await?;
     schema::restore_system_rights(&follower, &of_system).await?;
 
-    let sizes = plan::Sizes {
-        chunk: plan::CHUNK_BYTES,
-        streams: u64::try_from(context.options.copy_jobs).unwrap_or(1),
-    };
-    // What the dump has not, nobody has a place for: a column or table that came since is not read.
-    see(&origin, &snapshot.name).await?;
-    let (loads, rows) = plan::plan(&origin, &follower, sizes).await?;
-    let computed = views::computed_indexes(&origin).await?;
-    let filled = views::filled(&origin).await?;
-    let index_sizes = finish::sizes(&origin).await?;
-    let columns = drift::columns::read(&*origin).await?;
-    origin
-        .batch_execute("ROLLBACK")
-        .await
-        .doing("look at what the snapshot sees")?;
-    drift::columns::record(&*origin, &settings.name, &columns).await?;
+    let seen = Seen::read(&origin, &follower, &snapshot.name, context.options.copy_jobs).await?;
+    drift::columns::record(&*origin, &settings.name, &seen.columns).await?;
     drop((origin, follower));
-    let bytes = loads.iter().map(plan::Load::bytes).sum();
-    let loaded = loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
-    let rest = rest::Rest::sort(&rest, &loaded, &computed);
-    tracing::debug!(loads = loads.len(), tables = loaded.len(), bytes, "copy planned");
-    report.copying(rows, bytes);
+    let bytes = seen.loads.iter().map(plan::Load::bytes).sum();
+    let loaded = seen.loads.iter().flat_map(|l| l.tables.iter().cloned()).collect();
+    let rest = rest::Rest::sort(&rest, &loaded, &seen.computed);
+    tracing::debug!(loads = seen.loads.len(), tables = loaded.len(), bytes, "copy planned");
+    report.copying(seen.rows, bytes);
     let copy = Arc::new(copy::Copy {
         context: context.clone(),
         direction,
         snapshot: snapshot.name.clone(),
         report: report.clone(),
         brake: Arc::new(Brake::new(context.options.copy_jobs)),
-        queue: Mutex::new(Queue::new(&loads)),
+        queue: Mutex::new(Queue::new(&seen.loads)),
         kept: Mutex::default(),
     });
-    let plan = Plan {
-        loads,
-        rest,
-        index_sizes,
-        filled,
-        was,
-    };
+    let plan = Plan { seen, rest, was };
     match fill(&copy, plan, snapshot).await {
         Ok(()) => Ok(()),
         Err(failure) => Err(copy.reason(failure).await),
     }
 }
 
-/// What there is to do, as the snapshot sees it.
+/// What there is to do.
 struct Plan {
-    loads: Vec<plan::Load>,
+    seen: Seen,
     rest: rest::Rest,
-    index_sizes: HashMap<Relation, u64>,
-    /// The materialized views that have rows.
-    filled: HashSet<Relation>,
     was: drift::Objects,
-}
-
-/// From here on the session sees the catalogue as the snapshot does; functions of the server's see it as it is. Where its connection
-/// is lost, so early, to begin again costs less than to look whether the snapshot's own was lost with it.
-async fn see(origin: &Session, snapshot: &str) -> Result<(), Stop> {
-    let seen = origin.batch_execute(&copy::seeing(snapshot)).await;
-    seen.doing("look at what the snapshot sees").map_err(|error| {
-        if copy::snapshot_is_gone(&error) || error.kind() == Kind::Unavailable {
-            Stop::Snapshot(error)
-        } else {
-            Stop::Fault(error)
-        }
-    })
-}
-
-/// Why the schema could not be dumped: what the snapshot sees of it may be gone, or the snapshot itself.
-async fn unreadable(origin: &Session, snapshot: &str, error: Error) -> Stop {
-    let doing = "look whether what the snapshot sees is there";
-    match see(origin, snapshot).await {
-        Err(Stop::Snapshot(_)) => return Stop::Snapshot(error),
-        Err(_) => return Stop::Fault(error),
-        Ok(()) => {}
-    }
-    let gone = origin.query_opt(unchanged::GONE, &[]).await;
-    match gone.doing(doing) {
-        Ok(Some(row)) => match Err::<(), _>(PgError::Changed(row.get(0))).doing(doing) {
-            Err(changed) => {
-                tracing::warn!(%error, %changed, "the schema could not be dumped");
-                Stop::Changed(changed)
-            }
-            Ok(()) => Stop::Fault(error),
-        },
-        _ => Stop::Fault(error),
-    }
 }
 
 /// Everything from the rows to the subscription that streams.
@@ -283,8 +228,9 @@ async fn fill(copy: &Arc<copy::Copy>, plan: Plan, snapshot: slot::Snapshot) -> R
     let settings = &context.settings;
     let (from, to) = (copy.direction.origin(), copy.direction.follower());
     let name = mirror_name(&settings.name, copy.direction);
-    let (loads, rest) = (&plan.loads, &plan.rest);
-    let mut finish = finish::Finish::new(copy.clone(), rest, loads, &plan.index_sizes);
+    let Plan { seen, rest, was } = &plan;
+    let loads = &seen.loads;
+    let mut finish = finish::Finish::new(copy.clone(), rest, loads, &seen.index_sizes);
     finish.in_order(&rest.before, "statistics objects").await?;
     report.stage("copy");
     rows_and_indexes(copy, loads, &mut finish).await?;
@@ -296,7 +242,7 @@ async fn fill(copy: &Arc<copy::Copy>, plan: Plan, snapshot: slot::Snapshot) -> R
     finish.at_once(by_table(&rest.validate), "foreign keys").await?;
     report.stage("statistics");
     // Those that were filled meanwhile too.
-    let filled = &plan.filled | &views::filled(&origin).await?;
+    let filled = &seen.filled | &views::filled(&origin).await?;
     finish
         .in_order(&views::refreshes(&follower, &filled).await?, "materialized views")
         .await?;
@@ -316,7 +262,7 @@ async fn fill(copy: &Arc<copy::Copy>, plan: Plan, snapshot: slot::Snapshot) -> R
         .doing("create the subscription")?;
     copy.has(&transaction, &finish.steps()).await?;
     record::clear(&transaction, &settings.name).await?;
-    drift::record(&transaction, &settings.name, &plan.was).await?;
+    drift::record(&transaction, &settings.name, was).await?;
     let columns = drift::columns::read(&transaction).await?;
     drift::columns::record(&transaction, &settings.name, &columns).await?;
     mirror::subscribe(&transaction, version, &settings.name, &name, settings.server(from)).await?;

@@ -13,7 +13,7 @@ pub(super) fn guarded(tables: &[&Relation], reads: &str) -> String {
     let each = |one: &dyn Fn(&Relation) -> String| tables.iter().map(|t| one(t)).collect::<Vec<_>>().join(", ");
     format!(
         "LOCK TABLE {} IN ACCESS SHARE MODE; \
-         SELECT format('%I.%I', t.schema, t.name) FROM (VALUES {}) AS t (schema, name, id) WHERE NOT EXISTS ({SEEN}) LIMIT 1; \
+         SELECT format('%I.%I', t.schema, t.name) FROM (VALUES {}) AS t (schema, name, id) WHERE ({SEEN}) IS NULL LIMIT 1; \
          {reads}; ROLLBACK TO SAVEPOINT between_pieces",
         each(&|t| format!("ONLY {t}")),
         each(&|t| {
@@ -24,8 +24,9 @@ pub(super) fn guarded(tables: &[&Relation], reads: &str) -> String {
 }
 
 /// The table of that name that the snapshot sees, if its file is the one that is there now, and its columns are called the same: a
-/// query sees the catalogue as the snapshot does, a function of the server's as it is. (What is read is named by columns.)
-const SEEN: &str = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+/// query sees the catalogue as the snapshot does, a function of the server's as it is. (What is read is named by columns.) One value for
+/// each table, so that it is looked up by its index: as an `EXISTS` it is joined with all there are, in each piece again.
+const SEEN: &str = "SELECT true FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.oid = t.id AND c.relname = t.name AND n.nspname = t.schema \
      AND c.relfilenode = coalesce(pg_relation_filenode(c.oid), 0) \
      AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \

@@ -21,18 +21,18 @@ pub(super) async fn filled(origin: &Session) -> Result<HashSet<Relation>> {
 }
 
 /// The follower's materialized views, each after all that it reads: also through plain views, and through functions, by what these
-/// call and name. A body may only be guessed at, so that any word counts, quoted or not, wherever the quotes are: one edge too many
-/// costs nothing. Words are taken out of each body once.
+/// call and name. A body may only be guessed at, so that any word counts, and whatever is between two quotes, be they a name's or not: one
+/// edge too many costs nothing. Words are taken out of each body once.
 const IN_ORDER: &str = r#"
     WITH RECURSIVE things (class, oid, name) AS MATERIALIZED (
         SELECT 'pg_class'::regclass::oid, oid, relname::text FROM pg_class WHERE relkind IN ('m', 'v') AND oid >= 16384
         UNION ALL SELECT 'pg_proc'::regclass::oid, oid, proname::text FROM pg_proc WHERE oid >= 16384),
     words (function, word) AS MATERIALIZED (SELECT DISTINCT p.oid, w.word FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
         CROSS JOIN LATERAL (
-            SELECT btrim(m[1], '"') FROM regexp_matches(p.prosrc, '"[^"]+"', 'g') AS m
-            UNION SELECT m[1] FROM regexp_matches(p.prosrc, '(?:[^[:space:][:punct:]]|[_$])+', 'g') AS m
-            UNION SELECT lower(m[1] COLLATE "C") FROM regexp_matches(p.prosrc, '(?:[^[:space:][:punct:]]|[_$])+', 'g') AS m) AS w (word)
-        WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal')),
+            SELECT unnest(string_to_array(p.prosrc, '"'))
+            UNION SELECT unnest(ARRAY[m[1], lower(m[1] COLLATE "C")])
+                FROM regexp_matches(p.prosrc, '(?:[^[:space:][:punct:]]|[_$])+', 'g') AS m) AS w (word)
+        WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal') AND octet_length(w.word) < 64),
     names (function, class, object) AS MATERIALIZED (
         SELECT w.function, t.class, t.oid FROM words w JOIN things t ON t.name = w.word
         UNION SELECT d.objid, d.refclassid, d.refobjid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass

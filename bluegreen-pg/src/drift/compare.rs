@@ -318,6 +318,23 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_have_the_word_in_it_that_a_guard_stands_with() {
+        let guards = of(&[
+            ("trigger \"on it\" on a.\"b on c\"", "new"),
+            ("policy \"seen on a.gone\" on a.b", "USING true"),
+        ]);
+        let tables = of(&[("table a.\"b on c\"", ""), ("table a.b", "")]);
+        let both: Objects = guards.into_iter().chain(tables.clone()).collect();
+        let known = otherwise(&both, &both);
+        assert_eq!(missing(&tables, &both, &known, false).len(), 2);
+        assert_eq!(missing(&of(&[]), &both, &known, false), Vec::<String>::new());
+        assert_eq!(
+            missing(&of(&[("table a.\"b on c\"", "")]), &both, &known, false).len(),
+            1
+        );
+    }
+
+    #[test]
     fn a_right_may_be_of_a_role_that_is_not_there() {
         let right = |what: &str| of(&[("right of app on table a.b", what), ("view a.b", "")]);
         let (one, none) = (right("SELECT"), of(&[("view a.b", "")]));

@@ -91,38 +91,32 @@ async fn nothing_is_missing(writer: &Session, follower: &Session, migration: &st
     let versions = tokio::try_join!(catalog::version(writer), catalog::version(follower))?;
     let majors_differ = versions.0 / 10_000 != versions.1 / 10_000;
     let missing = compare::missing(&seen.writers, &seen.followers, &known, majors_differ);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(fault(
-        Kind::Diverged,
-        DOING,
-        format!(
-            "the writer has what the follower lacks or has otherwise: {}. DDL does not travel: run the same there (between \
-             BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it back at the writer. A new table cannot join \
-             this mirror, and what each side computes by itself for rows that are there (a default of now(), a random one or a \
-             number; a type changed USING) comes out otherwise: take it back, or abort and begin again",
-            some(&missing)
-        ),
-    ))
+    refuse(
+        &missing,
+        "the writer has what the follower lacks or has otherwise",
+        "DDL does not travel: run the same there (between BEGIN READ WRITE and COMMIT, and not while the first copy runs), or take it \
+         back at the writer. A new table cannot join this mirror, and what each side computes by itself for rows that are there (a \
+         default of now(), a random one or a number; a type changed USING) comes out otherwise: take it back, or abort and begin again",
+    )
 }
 
 /// Asked where all definitions are alike.
 async fn columns_are_the_same(writer: &Session, follower: &Session, migration: &str) -> Result<()> {
-    let mistaken = columns::mistaken(writer, follower, migration).await?;
-    if mistaken.is_empty() {
+    refuse(
+        &columns::mistaken(writer, follower, migration).await?,
+        "columns have the names that others had before",
+        "Rows travel by the names of their columns, and values of meanwhile are in the wrong one: abort and begin again; where only \
+         names changed, they may be given back instead, if nothing was written into these tables meanwhile",
+    )
+}
+
+/// Fails where something was found: what it is, and how to mend it.
+fn refuse(found: &[String], what: &str, mend: &str) -> Result<()> {
+    if found.is_empty() {
         return Ok(());
     }
-    Err(fault(
-        Kind::Diverged,
-        DOING,
-        format!(
-            "columns have the names that others had before: {}. Rows travel by the names of their columns, and values of meanwhile are \
-             in the wrong one: abort and begin again; where only names changed, they may be given back instead, if nothing was \
-             written into these tables meanwhile",
-            some(&mistaken)
-        ),
-    ))
+    let message = format!("{what}: {}. {mend}", some(found));
+    Err(fault(Kind::Diverged, DOING, message))
 }
 
 /// The first of them, and how many more there are.

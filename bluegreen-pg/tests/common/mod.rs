@@ -10,7 +10,7 @@ pub mod secure;
 pub mod whole;
 pub mod writers;
 
-use bluegreen_core::{Color, Direction, MirrorStatus, Position, Replicator};
+use bluegreen_core::{Color, Direction, Kind, MirrorStatus, Position, Replicator};
 use bluegreen_pg::{PgReplicator, PgReplicatorBuilder};
 use bluegreen_testkit::servers::{PgBinaries, PgCluster, available};
 use std::time::{Duration, Instant};
@@ -18,6 +18,13 @@ use tokio_postgres::Client;
 
 pub const DB: &str = "shop \"ü\"";
 pub const WITHIN: Duration = Duration::from_secs(5);
+
+pub const TWO: &str = "CREATE TABLE live (id int PRIMARY KEY, v text); CREATE TABLE staging (id int PRIMARY KEY, v text);
+    INSERT INTO live SELECT i, 'old' FROM generate_series(1, 3) i; INSERT INTO staging SELECT i, 'new' FROM generate_series(11, 14) i";
+
+pub const COLUMNS: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, gone int, a text, b text, c int); ALTER TABLE t DROP COLUMN gone;
+    INSERT INTO t SELECT i, 'a', 'b', i FROM generate_series(1, 3) i";
 
 pub struct Pair {
     pub blue: PgCluster,
@@ -146,6 +153,30 @@ pub async fn streaming(replicator: &PgReplicator, direction: Direction) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits until the status of the mirror forward is a failure, and returns why.
+pub async fn failed(replicator: &PgReplicator) -> String {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        match replicator.status(Direction::BlueToGreen).await.unwrap() {
+            MirrorStatus::Failed { kind, why } => {
+                assert_eq!(kind, Kind::Diverged, "{why}");
+                return why;
+            }
+            other => assert!(Instant::now() < until, "still {other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// That status and arming refuse, of another process too; what the status said.
+pub async fn refused(pair: &Pair) -> String {
+    let replicator = pair.replicator();
+    let why = failed(&replicator).await;
+    let e = replicator.arm(Color::Green, WITHIN).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Diverged, "{e}");
+    why
 }
 
 /// Asks until the follower has everything.

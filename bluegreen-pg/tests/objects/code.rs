@@ -24,9 +24,9 @@ async fn functions(pair: &Pair) {
         CREATE VIEW invoker WITH (security_invoker) AS SELECT * FROM plain; CREATE RECURSIVE VIEW counting (n) AS VALUES (1) UNION ALL SELECT n + 1 FROM counting WHERE n < 5;
         CREATE MATERIALIZED VIEW filled AS SELECT count(*) AS n FROM t; CREATE UNIQUE INDEX ON filled (n); CREATE MATERIALIZED VIEW on_top AS SELECT n + 1 AS m FROM filled;
         CREATE MATERIALIZED VIEW unfilled AS SELECT * FROM t WITH NO DATA;
-        CREATE FUNCTION of_late() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT \"N\" FROM public.\"Läte\"); END'; CREATE MATERIALIZED VIEW early AS SELECT of_late() AS n WITH NO DATA;
-        CREATE FUNCTION nested() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN public.of_late() + 1; END'; CREATE MATERIALIZED VIEW \"A nested\" AS SELECT nested() AS n WITH NO DATA;
-        CREATE MATERIALIZED VIEW \"Läte\" AS SELECT count(*) AS \"N\" FROM t; REFRESH MATERIALIZED VIEW early; REFRESH MATERIALIZED VIEW \"A nested\";
+        CREATE FUNCTION of_late() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN /* 5\" */ RETURN (SELECT \"N\" FROM public.\"Späte Sicht\"); END'; CREATE MATERIALIZED VIEW early AS SELECT of_late() AS n WITH NO DATA;
+        CREATE FUNCTION nested() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN CASE ''\"'' WHEN ''\"'' THEN public.of_late() + 1 END; END'; CREATE MATERIALIZED VIEW \"A nested\" AS SELECT nested() AS n WITH NO DATA;
+        CREATE MATERIALIZED VIEW \"Späte Sicht\" AS SELECT count(*) AS \"N\" FROM t; REFRESH MATERIALIZED VIEW early; REFRESH MATERIALIZED VIEW \"A nested\";
         CREATE TABLE log (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text); CREATE RULE \"Also\" AS ON DELETE TO t DO ALSO INSERT INTO log (what) VALUES (OLD.v);
         CREATE RULE instead AS ON INSERT TO plain DO INSTEAD INSERT INTO t VALUES (NEW.id, 'by rule'); CREATE INDEX ON t (\"Twice\"(id)); COMMENT ON RULE \"Also\" ON t IS 'x'";
     let collation = "CREATE COLLATION \"my german\" (provider = icu, locale = 'de', deterministic = false);";
