@@ -5,7 +5,8 @@ use crate::error::Doing;
 use crate::ident::ident;
 use bluegreen_core::Result;
 
-/// Every kind of thing that a dump's first section may make, and that is not part of another thing.
+/// Every kind of thing that a dump's first section may make, and that is not part of another thing. (The columns of a partition key are
+/// part of their own table.)
 pub(crate) const OBJECTS: &str = "
     SELECT c AS classid, o AS objid FROM (
         SELECT tableoid, oid FROM pg_namespace WHERE nspname !~ '^pg_'
@@ -29,7 +30,7 @@ pub(crate) const OBJECTS: &str = "
         UNION ALL SELECT tableoid, oid FROM pg_foreign_data_wrapper
         UNION ALL SELECT tableoid, oid FROM pg_foreign_server
     ) AS things (c, o)
-    WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = c AND d.objid = o AND d.deptype IN ('i', 'e'))";
+    WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = c AND d.objid = o AND d.objsubid = 0 AND d.deptype IN ('i', 'e'))";
 
 /// What its last section may make, and that is not part of another thing.
 pub(crate) const LATE_OBJECTS: &str = "

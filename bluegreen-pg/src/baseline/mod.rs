@@ -1,6 +1,7 @@
 //! The first copy: a slot and its snapshot, the schema, the rows, the rest of the schema, the subscription.
 
 mod ahead;
+mod apart;
 mod brake;
 mod copy;
 mod finish;
@@ -26,6 +27,7 @@ use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
 use crate::{catalog, drift, identity, made, mirror, shut, slot, writers};
+pub(crate) use apart::Part;
 use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
@@ -188,7 +190,8 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     )?;
     drop(dump);
     let (statements, of_system) = script::statements(&tables);
-    schema::restore_tables(context, &mut follower, &statements).await?;
+    let parts = apart::divide(statements, context.options.copy_jobs);
+    schema::restore_tables(context, to, &mut follower, &parts).await?;
     schema::restore_system_rights(&follower, &of_system).await?;
 
     let seen = Seen::read(&origin, &follower, &snapshot.name, context.options.copy_jobs).await?;

@@ -56,17 +56,17 @@ pub(super) fn read(script: &str) -> Vec<Entry> {
 
 /// The statements of a script, in order; and apart from them those that change rights on the server's own objects, by entry. The comment
 /// on an extension is its owner's to write, who may be a superuser that made it for us.
-pub(super) fn statements(script: &str) -> (Vec<String>, Vec<String>) {
+pub(super) fn statements(script: &str) -> (Vec<Statement>, Vec<String>) {
     let (mut all, mut system) = (Vec::new(), Vec::new());
     for entry in read(script) {
         let of_extension = |s: &Statement| s.has(0, &["comment", "on", "extension"]);
         let of_system = entry.kind == "ACL" && entry.statements.iter().any(on_system)
             || entry.kind == "COMMENT" && entry.statements.iter().any(of_extension);
-        let texts = entry.statements.into_iter().map(|s| s.text);
         if of_system {
-            system.push(texts.collect::<Vec<_>>().join(";\n"));
+            let texts: Vec<String> = entry.statements.into_iter().map(|s| s.text).collect();
+            system.push(texts.join(";\n"));
         } else {
-            all.extend(texts);
+            all.extend(entry.statements);
         }
     }
     (all, system)
@@ -209,7 +209,8 @@ CREATE FUNCTION public.g() RETURNS int LANGUAGE plpgsql AS $_$ begin; -- x
         // In a script, with names of every kind.
         let script =
             "CREATE TABLE a (b int);\nALTER TABLE ONLY s.\"new\nline\" ALTER COLUMN b SET (pg_attver=1);\nSELECT 1;";
-        assert_eq!(statements(script).0, ["CREATE TABLE a (b int)", "SELECT 1"]);
+        let texts: Vec<String> = statements(script).0.into_iter().map(|s| s.text).collect();
+        assert_eq!(texts, ["CREATE TABLE a (b int)", "SELECT 1"]);
     }
 
     #[test]
@@ -239,7 +240,7 @@ GRANT ALL ON LANGUAGE ours TO app;";
             "COMMENT ON TABLE public.extension IS 'kept'",
             "GRANT ALL ON LANGUAGE ours TO app",
         ];
-        assert_eq!(all, kept);
+        assert_eq!(all.iter().map(|s| s.text.as_str()).collect::<Vec<_>>(), kept);
         assert_eq!(system.len(), 5, "{system:?}");
         assert!(system[0].contains("FROM PUBLIC;\nGRANT ALL"), "{system:?}");
     }

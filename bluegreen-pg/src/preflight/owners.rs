@@ -46,7 +46,7 @@ fn owned() -> String {
     let not_of_extension = |class: &str, alias: &str| {
         format!(
             "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bluegreen') AND NOT EXISTS (SELECT FROM pg_depend d \
-             WHERE d.classid = '{class}'::regclass AND d.objid = {alias}.oid AND d.deptype IN ('e', 'i'))"
+             WHERE d.classid = '{class}'::regclass AND d.objid = {alias}.oid AND d.objsubid = 0 AND d.deptype IN ('e', 'i'))"
         )
     };
     let of = |class: &str, alias: &str, prefix: &str, and: &str| {
