@@ -6,7 +6,7 @@ use crate::error::{Doing, PgError, describe, fault};
 use crate::ident::copy_application_name;
 use crate::made::{self, OBJECTS, TOGETHER};
 use crate::replicator::Context;
-use bluegreen_core::{Color, Kind, Result};
+use bluegreen_core::{Color, Error, Kind, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -229,9 +229,6 @@ pub(crate) async fn restore_tables(
     made::begin(session, migration).await?;
     let before = format!("CREATE TEMP TABLE before_us AS {OBJECTS}");
     session.batch_execute(&before).await.doing(doing)?;
-    // It may do anything to any table.
-    let triggers = "SELECT count(*) FROM pg_event_trigger WHERE evtenabled <> 'D'";
-    let triggers: i64 = session.query_one(triggers, &[]).await.doing(doing)?.get(0);
     for part in parts {
         match part {
             Part::InOrder(statements) => {
@@ -239,10 +236,11 @@ pub(crate) async fn restore_tables(
                 in_order(session, migration, &statements).await?;
             }
             Part::Apart { settings, lanes } => {
-                let done = if triggers == 0 {
-                    apart(context, follower, settings, lanes).await?
-                } else {
-                    vec![0; lanes.len()]
+                // It may do anything to any table.
+                let triggers = "SELECT count(*) FROM pg_event_trigger WHERE evtenabled <> 'D'";
+                let done = match session.query_one(triggers, &[]).await.doing(doing)?.get::<_, i64>(0) {
+                    0 => apart(context, follower, settings, lanes).await?,
+                    _ => vec![0; lanes.len()],
                 };
                 let seen = format!("INSERT INTO pg_temp.before_us {OBJECTS} EXCEPT SELECT * FROM pg_temp.before_us");
                 session.batch_execute(&seen).await.doing(doing)?;
@@ -261,16 +259,16 @@ async fn in_order(session: &mut Session, migration: &str, statements: &[&str]) -
          known AS (INSERT INTO pg_temp.before_us SELECT classid, objid FROM new)"
     );
     for some in statements.chunks(TOGETHER) {
-        make(session, migration, some, &new).await?;
+        make(session, migration, some, &new).await.doing("make the schema")?;
     }
     Ok(())
 }
 
-/// What a lane makes has its transaction's number, and nothing else has.
+/// What a lane makes has its transaction's number; what it only changes has it too, and is ours, or an extension's.
 const OF_A_LANE: &str = "WITH new AS (SELECT c.tableoid AS classid, c.oid AS objid FROM pg_class c \
      WHERE c.xmin = pg_current_xact_id()::xid AND c.relkind IN ('r', 'p', 'v', 'S') \
      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0 \
-         AND d.deptype = 'i'))";
+         AND d.deptype IN ('e', 'i')))";
 
 /// Runs lanes at the same time, each to its end, so that none goes on behind a clean-up's back. Returns how many statements of each
 /// are done.
@@ -280,7 +278,7 @@ async fn apart(
     settings: &str,
     lanes: &[Vec<(usize, String)>],
 ) -> Result<Vec<usize>> {
-    let together = TOGETHER / lanes.len().max(1);
+    let together = (TOGETHER / lanes.len().max(1)).max(1);
     let running = lanes
         .iter()
         .map(|lane| in_a_lane(context, follower, settings, lane, together));
@@ -295,38 +293,51 @@ async fn in_a_lane(
     lane: &[(usize, String)],
     together: usize,
 ) -> Result<usize> {
-    let mut session = context.settings.connect_copy(follower).await?;
-    session.batch_execute(settings).await.doing("make the schema")?;
+    let doing = "make the schema";
+    let connected = async {
+        let session = context.settings.connect_copy(follower).await?;
+        session.batch_execute(settings).await.doing(doing)?;
+        Ok::<_, Error>(session)
+    };
+    let mut session = match connected.await {
+        Ok(session) => session,
+        // The one that is there can do it.
+        Err(error) => {
+            tracing::warn!(%error, "the schema is made by fewer sessions");
+            return Ok(0);
+        }
+    };
     let mut done = 0;
     for some in lane.chunks(together) {
         let statements: Vec<&str> = some.iter().map(|(_, sql)| sql.as_str()).collect();
         match make(&mut session, &context.settings.name, &statements, OF_A_LANE).await {
             Ok(()) => done += some.len(),
-            // Whether that was committed, nobody said.
-            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Timeout) => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "what is left of the schema is made in its order");
+            // Nothing of it is there; whether a session that was ended committed before, nobody said.
+            Err(error) if error.code().is_some_and(|code| !code.code().starts_with("57")) => {
+                tracing::warn!(error = %describe(&error), "what is left of the schema is made in its order");
                 break;
             }
+            Err(error) => return Err(error).doing(doing),
         }
     }
     Ok(done)
 }
 
 /// Runs statements and records what they made, which `new` selects, in one transaction.
-async fn make(session: &mut Session, migration: &str, statements: &[&str], new: &str) -> Result<()> {
-    let doing = "make the schema";
-    let transaction = session.transaction().await.doing(doing)?;
-    transaction.batch_execute(&statements.join(";\n")).await.doing(doing)?;
+async fn make(
+    session: &mut Session,
+    migration: &str,
+    statements: &[&str],
+    new: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let transaction = session.transaction().await?;
+    transaction.batch_execute(&statements.join(";\n")).await?;
     let record = format!(
         "{new} INSERT INTO bluegreen.made (migration, kind, identity) SELECT $1, i.type, i.identity FROM new, \
          LATERAL pg_identify_object(new.classid, new.objid, 0) AS i ORDER BY new.classid = 'pg_namespace'::regclass, new.objid"
     );
-    transaction
-        .execute(&record, &[&migration])
-        .await
-        .doing("record what was made")?;
-    transaction.commit().await.doing(doing)
+    transaction.execute(&record, &[&migration]).await?;
+    transaction.commit().await
 }
 
 /// Gives the same rights on the server's own objects, as far as that can be: they are the server's, the preflight tells of them, and
