@@ -15,16 +15,30 @@ async fn what_the_follower_alone_had_and_lost_again_is_drift() {
         return;
     };
     let (blue, green) = (pair.client(Color::Blue).await, pair.client(Color::Green).await);
-    let make = "BEGIN READ WRITE; CREATE INDEX more ON t (b); COMMIT";
-    green.batch_execute(make).await.unwrap();
-    replicator.arm(Color::Green, WITHIN).await.unwrap();
-    blue.batch_execute(make).await.unwrap();
-    green
-        .batch_execute("BEGIN READ WRITE; DROP INDEX more; COMMIT")
-        .await
-        .unwrap();
-    let why = refused(&pair).await;
-    assert!(why.contains("index public.more"), "{why}");
+    for client in [&blue, &green] {
+        let role = "BEGIN READ WRITE; CREATE ROLE app; COMMIT";
+        client.batch_execute(role).await.unwrap();
+    }
+    for (make, lose, named) in [
+        ("CREATE INDEX more ON t (b)", "DROP INDEX more", "index public.more"),
+        (
+            "GRANT SELECT ON t TO app",
+            "REVOKE SELECT ON t FROM app",
+            "right of app on table public.t (SELECT, where the follower has nothing)",
+        ),
+    ] {
+        let at_green = async |sql: &str| {
+            let sql = format!("BEGIN READ WRITE; {sql}; COMMIT");
+            green.batch_execute(&sql).await.unwrap();
+        };
+        at_green(make).await;
+        replicator.arm(Color::Green, WITHIN).await.unwrap();
+        blue.batch_execute(make).await.unwrap();
+        at_green(lose).await;
+        let why = refused(&pair).await;
+        assert!(why.contains(named), "{why}");
+        blue.batch_execute(lose).await.unwrap();
+    }
 }
 
 /// Quotes of a value, or in a function's body, are no quotes of a name.

@@ -9,7 +9,7 @@ const WORTH_IT: usize = 200;
 
 /// What comes after all that was before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(super) enum Part {
     InOrder(Vec<String>),
     Apart {
         /// What the script has set so far, for the session of each lane.

@@ -14,6 +14,7 @@ mod record;
 mod rest;
 mod script;
 mod seen;
+mod tables;
 mod types;
 mod unchanged;
 mod views;
@@ -27,7 +28,6 @@ use crate::progress::Report;
 use crate::replicator::Context;
 use crate::schema::{self, Tools};
 use crate::{catalog, drift, identity, made, mirror, shut, slot, writers};
-pub(crate) use apart::Part;
 use bluegreen_core::{Direction, Kind, Result};
 use brake::Brake;
 use copy::Stop;
@@ -191,7 +191,7 @@ async fn once(context: &Arc<Context>, direction: Direction, report: &Arc<Report>
     drop(dump);
     let (statements, of_system) = script::statements(&tables);
     let parts = apart::divide(statements, context.options.copy_jobs);
-    schema::restore_tables(context, to, &mut follower, &parts).await?;
+    tables::restore(context, to, &mut follower, &parts).await?;
     schema::restore_system_rights(&follower, &of_system).await?;
 
     let seen = Seen::read(&origin, &follower, &snapshot.name, context.options.copy_jobs).await?;

@@ -17,11 +17,12 @@ pub(super) fn missing(writer: &Objects, follower: &Objects, known: &Known, major
     let mut all = Vec::new();
     let in_schemas = in_schemas(writer.keys().chain(follower.keys()));
     for (object, ours) in writer {
+        let was = known.get(object).map(|(one, other)| (one.as_str(), other.as_str()));
+        if was == Some((ours.as_str(), ABSENT)) && !follower.contains_key(object) {
+            continue;
+        }
         let Some(theirs) = defined(follower, object) else {
-            let was = known.get(object).map(|(one, other)| (one.as_str(), other.as_str()));
-            if was != Some((ours.as_str(), ABSENT)) {
-                all.push(object.clone());
-            }
+            all.push(object.clone());
             continue;
         };
         let view = object.starts_with("view ") || object.starts_with("materialized view ");
@@ -66,9 +67,8 @@ pub(super) fn otherwise(one: &Objects, other: &Objects) -> Known {
 /// What only the follower has, to be known when it is the writer.
 pub(super) fn extra(writer: &Objects, follower: &Objects) -> Known {
     let pairs = follower.iter().filter_map(|(object, theirs)| {
-        let there = !writer.contains_key(object);
-        let ours = defined(writer, object).unwrap_or(ABSENT);
-        there.then(|| (object.clone(), (theirs.clone(), ours.to_owned())))
+        let alone = !writer.contains_key(object);
+        alone.then(|| (object.clone(), (theirs.clone(), ABSENT.to_owned())))
     });
     pairs.collect()
 }
@@ -391,8 +391,10 @@ mod tests {
             ("column a.t.c", "int"),
             ("table a.u", ""),
             ("column a.u.c", "int"),
+            ("right of app on table a.t", "SELECT"),
         ]);
         let known = extra(&blue, &green);
+        assert!(known.values().all(|(_, other)| other == ABSENT), "{known:?}");
         assert_eq!(in_the_way(&known), ["column a.t.c", "table a.u"]);
         assert_eq!(missing(&green, &blue, &known, false), Vec::<String>::new());
         let changed = of(&[("table a.t", ""), ("index a.more", "on a.u")]);
