@@ -162,7 +162,7 @@ async fn locks(look: &mut Look<'_>, color: Color) -> Result<()> {
                         transactions need locks beside it, and any of them may fail"
         }
         Color::Green => {
-            "the schema is made in one transaction, with a lock on all it makes: out of shared memory, it fails"
+            "its tables are shut in one transaction, with a lock on each of them: out of shared memory, it fails"
         }
     };
     let mend = format!(
