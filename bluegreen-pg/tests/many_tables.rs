@@ -3,10 +3,9 @@
 
 mod common;
 
-use bluegreen_core::{Color, Direction, MirrorStatus, Replicator};
-use bluegreen_pg::PgReplicator;
+use bluegreen_core::{Color, Direction, Replicator};
 use common::copying::{copied, kill};
-use common::{Pair, cut_over, digests, sequences, streaming};
+use common::{Pair, cut_over, digests, fails, sequences, streaming};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -45,18 +44,6 @@ async fn many() -> Option<Pair> {
         blue.batch_execute(&EACH.replace('#', &i.to_string())).await.unwrap();
     }
     Some(pair)
-}
-
-/// Waits until it has failed, and returns why.
-async fn fails(replicator: &PgReplicator) -> String {
-    let until = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let MirrorStatus::Failed { why, .. } = replicator.status(Direction::BlueToGreen).await.unwrap() {
-            return why;
-        }
-        assert!(Instant::now() < until, "it does not fail");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 async fn alike(pair: &Pair) {
@@ -104,7 +91,7 @@ async fn they_come_whole_after_a_death_in_the_midst_of_them() {
     while kill(&beside, makes).await == 0 {
         assert!(Instant::now() < until, "nobody makes the tables");
     }
-    assert!(!fails(&dying).await.is_empty());
+    assert!(!fails(&dying).await.1.is_empty());
     drop(dying);
     let replicator = pair.replicator();
     replicator.start(Direction::BlueToGreen).await.unwrap();
@@ -150,7 +137,7 @@ async fn what_the_server_refuses_is_said() {
         .unwrap();
     let replicator = pair.replicator();
     replicator.start(Direction::BlueToGreen).await.unwrap();
-    let why = fails(&replicator).await;
+    let (_, why) = fails(&replicator).await;
     assert!(why.contains("role \"someone\" does not exist"), "{why}");
     // And mended, it goes on.
     let role = "BEGIN READ WRITE; CREATE ROLE someone; COMMIT";

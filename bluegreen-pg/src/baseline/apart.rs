@@ -26,7 +26,7 @@ pub(super) fn divide(statements: Vec<Statement>, lanes: usize) -> Vec<Part> {
     let (mut parts, mut settings) = (Vec::new(), String::new());
     let mut run = Vec::new();
     for statement in statements {
-        if of_relations(&statement) {
+        if kind(&statement).is_some() {
             run.push(statement);
             continue;
         }
@@ -75,17 +75,13 @@ fn kind(statement: &Statement) -> Option<&'static [&'static str]> {
     KINDS.into_iter().find(|kind| statement.has(0, kind))
 }
 
-fn of_relations(statement: &Statement) -> bool {
-    kind(statement).is_some()
-}
-
 /// What it makes or changes: what it begins with, and what it inherits from; of a change, whatever it names.
-fn subjects(statement: &Statement) -> Vec<Relation> {
+fn subjects(statement: &Statement, named: &[Relation]) -> Vec<Relation> {
     let Some(kind) = kind(statement) else {
         return Vec::new();
     };
     if kind[0] == "alter" {
-        return named(statement);
+        return named.to_vec();
     }
     let mut all = Vec::new();
     if let Some((made, _)) = statement.relation(kind.len()) {
@@ -147,6 +143,25 @@ fn unquoted(literal: &str) -> String {
     }
 }
 
+/// Which of them must be in one lane.
+fn together(run: &[Statement]) -> Groups {
+    let named: Vec<Vec<Relation>> = run.iter().map(named).collect();
+    let mut groups = Groups::of(run.len());
+    let mut about: HashMap<Relation, usize> = HashMap::new();
+    for (i, statement) in run.iter().enumerate() {
+        for subject in subjects(statement, &named[i]) {
+            let first = *about.entry(subject).or_insert(i);
+            groups.join(first, i);
+        }
+    }
+    for (i, names) in named.iter().enumerate() {
+        for first in names.iter().filter_map(|name| about.get(name)) {
+            groups.join(*first, i);
+        }
+    }
+    groups
+}
+
 /// The statements between two others, in lanes if there are enough of them.
 fn close(run: &mut Vec<Statement>, lanes: usize, settings: &str, parts: &mut Vec<Part>) {
     let run = std::mem::take(run);
@@ -157,21 +172,7 @@ fn close(run: &mut Vec<Statement>, lanes: usize, settings: &str, parts: &mut Vec
         }
         return;
     }
-    let mut groups = Groups::of(run.len());
-    let mut about: HashMap<Relation, usize> = HashMap::new();
-    for (i, statement) in run.iter().enumerate() {
-        for subject in subjects(statement) {
-            let first = *about.entry(subject).or_insert(i);
-            groups.join(first, i);
-        }
-    }
-    for (i, statement) in run.iter().enumerate() {
-        for name in named(statement) {
-            if let Some(first) = about.get(&name) {
-                groups.join(*first, i);
-            }
-        }
-    }
+    let mut groups = together(&run);
     let mut sizes: HashMap<usize, usize> = HashMap::new();
     for i in 0..run.len() {
         *sizes.entry(groups.first(i)).or_default() += 1;

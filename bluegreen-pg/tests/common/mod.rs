@@ -155,19 +155,23 @@ pub async fn streaming(replicator: &PgReplicator, direction: Direction) {
     }
 }
 
-/// Waits until the status of the mirror forward is a failure, and returns why.
-pub async fn failed(replicator: &PgReplicator) -> String {
-    let until = Instant::now() + Duration::from_secs(30);
+/// Waits until the status of the mirror forward is a failure, and returns of which kind and why.
+pub async fn fails(replicator: &PgReplicator) -> (Kind, String) {
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
         match replicator.status(Direction::BlueToGreen).await.unwrap() {
-            MirrorStatus::Failed { kind, why } => {
-                assert_eq!(kind, Kind::Diverged, "{why}");
-                return why;
-            }
+            MirrorStatus::Failed { kind, why } => return (kind, why),
             other => assert!(Instant::now() < until, "still {other:?}"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The same where the two sides are apart.
+pub async fn failed(replicator: &PgReplicator) -> String {
+    let (kind, why) = fails(replicator).await;
+    assert_eq!(kind, Kind::Diverged, "{why}");
+    why
 }
 
 /// That status and arming refuse, of another process too; what the status said.
